@@ -1,0 +1,86 @@
+"""Settings: one frozen value, read once in app.py or the CLI. The only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, times in seconds."""
+
+    body: int = 4 * 1024 * 1024
+    """Largest request body; larger is refused before it is read."""
+    headers: int = 64 * 1024
+    json_depth: int = 64
+    model_wait: float = 600.0
+    """How long a call waits for a model that is still loading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How long a worker owns a run, and how often it says that it is alive."""
+
+    seconds: float = 30.0
+    heartbeat: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Named secrets; `repr` shows names only."""
+
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Secrets({', '.join(sorted(self.values)) or 'none'})"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one server process is told from outside its files."""
+
+    folder: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    store: str | None = None
+    """Overrides `store:` of agentmesh.yaml (`AGENTMESH_STORE`)."""
+    keep_models: bool = False
+    models: bool = True
+    """False: do not deploy models (`serve --no-models`); calls to them fail with what to do."""
+    child_grace: float = 600.0
+    """How long the models' child lives without a server."""
+    ray_address: str | None = None
+    """An existing Ray cluster to join (`AGENTMESH_RAY_ADDRESS`); None: start a local one."""
+    log_level: str = "info"
+    limits: Limits = Limits()
+    lease: Lease = Lease()
+    secrets: Secrets = Secrets()
+
+    @property
+    def state_folder(self) -> Path:
+        """`.agentmesh/`: lock, address, token, logs."""
+        return self.folder / ".agentmesh"
+
+
+def read_settings(
+    folder: Path, environ: Mapping[str, str] = os.environ, **given: object
+) -> Settings:
+    """Settings for a mesh folder: the environment, then what the command line gave (None means not given)."""
+    secrets = {k.removeprefix("AGENTMESH_SECRET_"): v for k, v in environ.items() if k.startswith("AGENTMESH_SECRET_")}
+    mounted = environ.get("AGENTMESH_SECRETS_DIR")
+    if mounted and Path(mounted).is_dir():
+        for file in Path(mounted).iterdir():
+            if file.is_file():
+                secrets.setdefault(file.name, file.read_text().rstrip("\n"))
+    values: dict[str, object] = {"folder": folder.resolve(), "secrets": Secrets(secrets)}
+    if store := environ.get("AGENTMESH_STORE"):
+        values["store"] = store
+    if address := environ.get("AGENTMESH_RAY_ADDRESS"):
+        values["ray_address"] = address
+    if level := environ.get("AGENTMESH_LOG"):
+        values["log_level"] = level
+    values.update({k: v for k, v in given.items() if v is not None})
+    return Settings(**values)  # type: ignore[arg-type]
