@@ -1,0 +1,49 @@
+# One command for each thing. `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test test-fast test-real check e2e bench train eval lock clean
+py := .venv/bin/python
+HOST ?= 127.0.0.1
+PORT ?= 8080
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.set-up: pyproject.toml requirements/base.txt requirements/dev.txt requirements/setup.sh
+	@bash requirements/setup.sh
+
+setup: .venv/.set-up ## Make .venv with the locked packages (every other target does it when needed)
+
+serve: .venv/.set-up ## Serve the example mesh of this folder on http://127.0.0.1:8080
+	@exec .venv/bin/agentmesh serve --host $(HOST) --port $(PORT)
+
+test: test-fast test-real ## Run all tests, those on the real stack too
+
+test-fast: .venv/.set-up ## Run the tests that need neither Ray nor vLLM
+	$(py) -m pytest -q -m "not real and not clients"
+
+test-real: .venv/.set-up ## Run the tests on the real stack: Ray, vLLM, sockets
+	$(py) -m pytest -q -m "real and not clients"
+
+check: .venv/.set-up ## Lint (ruff) and strict types (mypy)
+	$(py) -m ruff check .
+	$(py) -m mypy
+
+e2e: .venv/.set-up ## Run the JavaScript MCP and A2A clients against a served mesh (needs Node)
+	cd tests/e2e && npm ci --no-audit --no-fund
+	$(py) -m pytest -q -m clients
+
+bench: .venv/.set-up ## Run the benchmarks; each ends in one line and a JSON file
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(py) $$script; done
+
+train: .venv/.set-up ## Train the shipped model again (about an hour on two cores)
+	$(py) -m training.train
+
+eval: .venv/.set-up ## Score the shipped model on the held-out logs
+	$(py) -m training.evaluate
+
+lock: .venv/.set-up ## Write the lock files from what is installed
+	$(py) requirements/lock.py
+
+clean: ## Remove caches and build output (not .venv, not a mesh's state)
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
