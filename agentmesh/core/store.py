@@ -86,8 +86,14 @@ class Store(Protocol):
         """Adds RUN_CANCEL_REQUESTED whatever the epoch, unless terminal; a run nobody has claimed is canceled at once."""
         ...
 
-    async def claim(self, worker: str, *, limit: int, lease: float = 30.0) -> Sequence[Claim]:
-        """Takes runs that are not terminal and whose lease is absent or over, oldest first; each gets a new epoch."""
+    async def claim(
+        self, worker: str, *, limit: int, lease: float = 30.0, only: Sequence[str] | None = None
+    ) -> Sequence[Claim]:
+        """Takes runs that are not terminal and whose lease is absent or over, oldest first; each gets a new epoch.
+
+        Each gets a RUN_WORKING entry {worker} and state WORKING in the same transaction. `only`: these runs and no others
+        (a child that its parent's worker runs at once).
+        """
         ...
 
     async def heartbeat(self, worker: str, epochs: Mapping[str, int], *, lease: float = 30.0) -> Sequence[str]:
