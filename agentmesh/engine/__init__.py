@@ -1,0 +1,88 @@
+"""Engine: the verbs that all edges stand on. A tool call, an A2A message, a cron tick and a command end in the same few of them.
+
+Every verb takes the Principal first and asks `engine.guard`. What is recorded goes through `core.store.Store`; what a model says
+comes through `core.model.ModelBackend`. Nothing here knows a protocol.
+"""
+
+from __future__ import annotations
+
+import os
+import random as random_
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from agentmesh.core.mesh import Mesh
+from agentmesh.core.model import ModelBackend
+from agentmesh.core.store import Store
+from agentmesh.engine.agents import Agents
+from agentmesh.engine.bus import Bus
+from agentmesh.engine.definitions import Definitions
+from agentmesh.engine.functions import resolve_function
+from agentmesh.engine.guard import Guard
+from agentmesh.engine.models import Models
+from agentmesh.engine.runs import Runs
+from agentmesh.engine.scheduler import Scheduler
+from agentmesh.engine.tools import Tools
+from agentmesh.engine.worker import Worker
+
+__all__ = [
+    "Agents", "Engine", "Models", "Runs", "Scheduler", "Tools", "Worker", "build_engine",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The collaborators of one server process. Lives as long as the application; has no methods of its own."""
+
+    mesh: Mesh
+    store: Store
+    tools: Tools
+    agents: Agents
+    models: Models
+    runs: Runs
+    worker: Worker
+    """`await tg.start(engine.worker.run)`: nothing runs, and no watcher hears anything, before."""
+    scheduler: Scheduler
+    clock: Callable[[], float]
+    random: random_.Random
+
+
+def build_engine(
+    mesh: Mesh,
+    store: Store,
+    backend: ModelBackend,
+    *,
+    clock: Callable[[], float] = time.time,
+    random: random_.Random | None = None,
+    functions: Callable[[str], Callable[..., Any]] = resolve_function,
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    worker_name: str | None = None,
+    concurrency: int = 32,
+    lease: float = 30.0,
+    heartbeat: float = 10.0,
+) -> Engine:
+    """Puts an engine together. Opens and starts nothing: the store's, the worker's and the scheduler's lifetimes are the caller's.
+
+    `functions` turns `package.module:function` into a callable (tests hand in a dict's `__getitem__`); `sleep` is what retries and
+    the scheduler wait with; `concurrency` bounds the runs at once that no step started.
+    """
+    random = random or random_.Random(os.urandom(16))
+    bus = Bus()
+    guard = Guard(mesh.policies)
+    models = Models(mesh, backend, guard)
+    definitions = Definitions(mesh, backend, store)
+    runs = Runs(mesh, store, definitions, guard, bus, clock=clock, random=random)
+    tools = Tools(mesh, store, runs, models, guard, bus, functions=functions)
+    agents = Agents(mesh, runs, guard)
+    worker = Worker(
+        mesh, store, definitions, runs, tools, agents, models, bus,
+        clock=clock, random=random, sleep=sleep, functions=functions,
+        name=worker_name or f"worker-{os.getpid()}-{random.getrandbits(32):08x}",
+        concurrency=concurrency, lease=lease, heartbeat=heartbeat,
+    )  # fmt: skip
+    scheduler = Scheduler(mesh, store, runs, bus, clock=clock, sleep=sleep)
+    return Engine(mesh, store, tools, agents, models, runs, worker, scheduler, clock, random)

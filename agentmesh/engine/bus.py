@@ -1,0 +1,118 @@
+"""Bus: what happens in this process, said at once to whoever waits for it.
+
+Durable facts are in the journal; the bus only says "look again", carries lines that are not worth recording (a model is loading),
+and hands a finished run straight to the call that waits for it. What it says may be repeated, never relied on after a crash.
+Everything here runs on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import anyio
+
+from agentmesh.core.run import Run
+
+
+class Subscription:
+    """One waiter's view of one run. Not to be shared between tasks."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self.changed = False
+        """The journal may have grown since `wait` returned last."""
+        self.notices: deque[str] = deque(maxlen=256)
+        self.ended: Run | None = None
+        """The run's head (no steps) after its terminal entry was committed in this process."""
+
+    def wake(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Returns when there is something new; at once when there has been since the last return."""
+        await self._event.wait()
+        self._event = anyio.Event()
+
+
+class Bus:
+    """Wires Runs, Worker and watchers of one process together without their knowing each other."""
+
+    def __init__(self) -> None:
+        self._subscriptions: dict[str, set[Subscription]] = {}
+        self._owned: dict[str, Callable[[str], None]] = {}
+        self._started = anyio.Event()
+        self._listeners: set[Callable[[str], None]] = set()
+
+    @contextmanager
+    def subscribe(self, run_id: str) -> Iterator[Subscription]:
+        subscription = Subscription()
+        self._subscriptions.setdefault(run_id, set()).add(subscription)
+        try:
+            yield subscription
+        finally:
+            waiting = self._subscriptions[run_id]
+            waiting.discard(subscription)
+            if not waiting:
+                del self._subscriptions[run_id]
+
+    def changed(self, run_id: str) -> None:
+        """The run's journal grew, here or elsewhere."""
+        for subscription in self._subscriptions.get(run_id, ()):
+            subscription.changed = True
+            subscription.wake()
+
+    def notice(self, run_id: str, line: str) -> None:
+        """A line in plain words that is shown to watchers and forgotten."""
+        for subscription in self._subscriptions.get(run_id, ()):
+            subscription.notices.append(line)
+            subscription.wake()
+
+    def ended(self, run: Run) -> None:
+        """A run reached its end in this process; its terminal entry is committed."""
+        for subscription in self._subscriptions.get(run.id, ()):
+            subscription.ended = run
+            subscription.changed = True
+            subscription.wake()
+        for listener in tuple(self._listeners):
+            listener(run.id)
+
+    @contextmanager
+    def on_end(self, listener: Callable[[str], None]) -> Iterator[None]:
+        """Calls `listener` with the id of every run that ends in this process."""
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+    def started(self) -> None:
+        """There is a run to claim."""
+        self._started.set()
+
+    async def wait_started(self) -> None:
+        await self._started.wait()
+
+    def take_started(self) -> None:
+        """Forgets earlier calls of `started`; call it before claiming, so that nothing falls in between."""
+        if self._started.is_set():
+            self._started = anyio.Event()
+
+    def own(self, run_id: str, cancel: Callable[[str], None]) -> None:
+        """This process executes the run; `cancel(by)` stops it at once."""
+        self._owned[run_id] = cancel
+
+    def disown(self, run_id: str) -> None:
+        self._owned.pop(run_id, None)
+
+    def owns(self, run_id: str) -> bool:
+        return run_id in self._owned
+
+    def cancel(self, run_id: str, by: str) -> bool:
+        """Stops the run at once if this process executes it."""
+        cancel = self._owned.get(run_id)
+        if cancel is None:
+            return False
+        cancel(by)
+        return True

@@ -1,0 +1,43 @@
+"""Guard: asks the policies before every verb. The one place in the engine where a Decision becomes an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentmesh.core import policy
+from agentmesh.core.policy import Action, Decision, PolicyFile, Principal
+from agentmesh.core.run import Run
+from agentmesh.errors import PolicyDenied
+
+LOCAL = "local"
+
+
+class Guard:
+    """The policies of one mesh, asked."""
+
+    def __init__(self, policies: Sequence[PolicyFile]) -> None:
+        self._policies = policies
+
+    def authorize(self, principal: Principal, action: Action) -> Decision:
+        """The decision when it allows; PolicyDenied names the rule when it does not."""
+        decision = policy.decide(self._policies, principal, action)
+        if not decision.allowed:
+            reason = f": {decision.reason}" if decision.reason else ""
+            raise PolicyDenied(
+                f"{principal.subject} may not do {action.verb} on {action.resource} ({decision.rule}{reason})",
+                rule=decision.rule,
+            )
+        return decision
+
+    def allows(self, principal: Principal, action: Action) -> bool:
+        return policy.decide(self._policies, principal, action).allowed
+
+
+def resource_of(workflow: str) -> str:
+    """The resource that policies name a run by: its workflow, or the tool it is the one step of."""
+    return workflow if ":" in workflow else f"workflow:{workflow}"
+
+
+def owns(principal: Principal, run: Run) -> bool:
+    """Whether a run is the principal's to see. `local` is the operator of an open server and sees its whole tenant."""
+    return run.tenant == principal.tenant and principal.subject in (LOCAL, run.owner)

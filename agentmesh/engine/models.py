@@ -1,0 +1,77 @@
+"""Models: questions to the mesh's models, bounded per model, with progress while one is still loading."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+import anyio
+
+from agentmesh.core.mesh import Mesh
+from agentmesh.core.model import ChatChunk, ChatRequest, ModelBackend, ModelStatus, Progress, Usage
+from agentmesh.core.policy import Action, Principal
+from agentmesh.engine.guard import Guard
+from agentmesh.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. `usage.seconds` is the time from asking to the last byte, loading included."""
+
+    text: str
+    usage: Usage
+    finish_reason: str | None
+    model: str | None
+
+
+class Models:
+    """Routes a question to its model. `concurrency` of a model bounds the questions at once from this process."""
+
+    def __init__(self, mesh: Mesh, backend: ModelBackend, guard: Guard) -> None:
+        self._mesh = mesh
+        self._backend = backend
+        self._guard = guard
+        self._limits = {name: anyio.Semaphore(model.concurrency) for name, model in mesh.file.models.items()}
+
+    async def chat(
+        self, principal: Principal, request: ChatRequest, *, on_progress: Progress | None = None
+    ) -> AsyncIterator[ChatChunk]:
+        """Streams the answer. NotFound for a model that the mesh does not have; PolicyDenied; errors of ModelBackend.chat."""
+        request = replace(request, model=self.name(request.model))
+        self._guard.authorize(principal, Action("models.chat", f"model:{request.model}"))
+        async with self._limits[request.model]:
+            async for chunk in self._backend.chat(request, on_progress):
+                yield chunk
+
+    async def ask(self, request: ChatRequest, on_progress: Progress | None = None) -> Answer:
+        """The whole answer at once, for a step: what a workflow may ask was decided when the workflow was."""
+        request = replace(request, model=self.name(request.model))
+        text: list[str] = []
+        usage, finish_reason, model = Usage(), None, None
+        begun = anyio.current_time()
+        async with self._limits[request.model]:
+            async for chunk in self._backend.chat(request, on_progress):
+                if chunk.text:
+                    text.append(chunk.text)
+                usage = chunk.usage or usage
+                finish_reason = chunk.finish_reason or finish_reason
+                model = chunk.model or model
+        return Answer("".join(text), replace(usage, seconds=anyio.current_time() - begun), finish_reason, model)
+
+    def status(self) -> Mapping[str, ModelStatus]:
+        """Where each model stands now."""
+        return self._backend.status()
+
+    def name(self, model: str | None) -> str:
+        """The model meant: the one named, else the mesh's default. NotFound says what there is."""
+        named = model or self._mesh.file.default_model
+        if named is None and len(self._limits) == 1:
+            named = next(iter(self._limits))
+        if named is None:
+            raise NotFound("no model is named and agentmesh.yaml has no `default_model`")
+        if named not in self._limits:
+            close = get_close_matches(named, self._limits, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(self._limits) or 'none'}"
+            raise NotFound(f"there is no model {named!r} in agentmesh.yaml{hint}")
+        return named
