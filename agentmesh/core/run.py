@@ -1,13 +1,14 @@
 """Run: one workflow, started once; and the journal it is folded from.
 
-A workflow run, an MCP task and an A2A task are one Run with one id. The journal is a list of entries; `apply` folds them into the
-Run that everybody looks at. Nothing here reads a clock: times are arguments, in Unix seconds.
+A workflow run, an MCP task and an A2A task are one Run with one id. The journal is a list of entries; `apply` and
+`fold` turn them into the Run that everybody looks at. Nothing here reads a clock: times are arguments, in Unix seconds.
+docs/run-states.md draws the states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -70,8 +71,8 @@ class Why(StrEnum):
 class Kind(StrEnum):
     """Kinds of journal entries, and what their payloads hold."""
 
-    RUN_SUBMITTED = "run.submitted"  # {}; the input stands in the run's row
-    RUN_WORKING = "run.working"  # {worker}; each claim
+    RUN_SUBMITTED = "run.submitted"  # {}; the input stands in the run's row; written by Store.start_run
+    RUN_WORKING = "run.working"  # {worker}; each claim; written by Store.claim
     RUN_CANCEL_REQUESTED = "run.cancel_requested"  # {by}
     RUN_COMPLETED = "run.completed"  # {output}
     RUN_FAILED = "run.failed"  # {error: {code, message, path}}
@@ -79,10 +80,22 @@ class Kind(StrEnum):
     STEP_STARTED = "step.started"  # {verb, why}; an attempt begins
     STEP_INTENT = "step.intent"  # {key}; durable before a step that changes the outside world
     STEP_CHILD = "step.child"  # {run, workflow, skill?}; the run that does this step's work
-    STEP_ATTEMPT = "step.attempt"  # {model, prompt_hash, output, verdicts, usage, error?}; an attempt ended, not the step
+    STEP_ATTEMPT = (
+        "step.attempt"  # {model, prompt_hash, output, verdicts, usage, error?}; ends an attempt, not the step
+    )
     STEP_COMPLETED = "step.completed"  # {verb, output}; `state` writes of the step are committed with it
     STEP_FAILED = "step.failed"  # {error: {code, message}, tolerated: bool}
     STEP_SKIPPED = "step.skipped"  # {reason}
+
+
+STATE_AFTER: Mapping[Kind, RunState] = {
+    Kind.RUN_SUBMITTED: RunState.SUBMITTED,
+    Kind.RUN_WORKING: RunState.WORKING,
+    Kind.RUN_COMPLETED: RunState.COMPLETED,
+    Kind.RUN_FAILED: RunState.FAILED,
+    Kind.RUN_CANCELED: RunState.CANCELED,
+}
+"""The run's state after an entry of these kinds; the others leave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,9 @@ class Entry:
     """Unix seconds, by the store's clock; 0 until the store gives it."""
 
 
+_NOTHING = Usage()
+
+
 @dataclass(frozen=True, slots=True)
 class StepRun:
     """One step of one run, as folded from the journal."""
@@ -112,7 +128,7 @@ class StepRun:
     output: JSON = None
     error: Mapping[str, JSON] | None = None
     verdicts: tuple[Mapping[str, JSON], ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = _NOTHING
     model: str | None = None
     child: str | None = None
     """Run id of the child run that does the work."""
@@ -151,7 +167,7 @@ class Run:
     """The A2A message that started it."""
     created_at: float = 0.0
     updated_at: float = 0.0
-    usage: Usage = Usage()
+    usage: Usage = _NOTHING
     """The sum over every attempt, failed ones counted in."""
     steps: Mapping[str, StepRun] = field(default_factory=dict)
     """By path, in the order they began."""
@@ -180,6 +196,174 @@ def new_run_id(now: float, random: bytes) -> str:
     return str(uuid.UUID(int=value))
 
 
+class Folder:
+    """Folds entries into a Run, many of them cheaply: the steps are copied once per `run` read, not once per entry.
+
+    It raises on no entry, since what stands in a journal was accepted. A terminal run and a completed step stay as
+    they are, whatever follows.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._steps: dict[str, StepRun] = dict(run.steps)
+        self._state = run.state
+        self._output = run.output
+        self._error = run.error
+        self._usage = run.usage
+        self._cancel_requested = run.cancel_requested
+        self._updated_at = run.updated_at
+        self._seq = run.seq
+        self._changed = False
+
+    @property
+    def run(self) -> Run:
+        """The run after every entry so far. The value does not change when more are added."""
+        if self._changed:
+            self._run = replace(
+                self._run,
+                state=self._state,
+                output=self._output,
+                error=self._error,
+                usage=self._usage,
+                cancel_requested=self._cancel_requested,
+                updated_at=self._updated_at,
+                seq=self._seq,
+                steps=dict(self._steps),
+            )
+            self._changed = False
+        return self._run
+
+    @property
+    def state(self) -> RunState:
+        """The run's state, without making a Run."""
+        return self._state
+
+    @property
+    def seq(self) -> int:
+        return self._seq
+
+    def step(self, path: str) -> StepRun | None:
+        """One step as it stands, without making a Run."""
+        return self._steps.get(path)
+
+    def add(self, entry: Entry) -> Folder:
+        """Folds in one entry; an entry the store has not numbered yet counts as the next one."""
+        self._changed = True
+        self._seq = entry.seq or self._seq + 1
+        self._updated_at = max(self._updated_at, entry.at)
+        if self._state.terminal:
+            return self
+        kind = entry.kind
+        state = STATE_AFTER.get(kind)
+        if state is not None:
+            self._run_entry(entry, state)
+        elif kind is Kind.RUN_CANCEL_REQUESTED:
+            self._cancel_requested = True
+        elif entry.path:
+            self._step_entry(entry)
+        return self
+
+    def _run_entry(self, entry: Entry, state: RunState) -> None:
+        self._state = state
+        if entry.kind is Kind.RUN_COMPLETED:
+            self._output = entry.payload.get("output")
+        elif entry.kind is Kind.RUN_FAILED:
+            self._error = entry.payload.get("error")
+        if state.terminal:
+            # A step cut off by the end of its run will never be finished by anybody.
+            for path, step in self._steps.items():
+                if not step.state.ended:
+                    self._steps[path] = replace(step, state=StepState.CANCELED, ended_at=entry.at)
+
+    def _step_entry(self, entry: Entry) -> None:
+        step = self._steps.get(entry.path)
+        if step is None:
+            step = StepRun(entry.path)
+        elif step.state is StepState.COMPLETED:
+            return
+        payload = entry.payload
+        match entry.kind:
+            case Kind.STEP_STARTED:
+                why = payload.get("why", Why.FIRST.value)
+                step = replace(
+                    step,
+                    verb=payload.get("verb", step.verb),
+                    state=StepState.RUNNING,
+                    attempt=max(step.attempt, entry.attempt),
+                    why=why,
+                    error=None,
+                    # A resumed step finds the child it had; any other attempt gets one of its own.
+                    child=step.child if why == Why.RESUME.value else None,
+                    started_at=entry.at if step.started_at is None else step.started_at,
+                    ended_at=None,
+                )
+            case Kind.STEP_ATTEMPT:
+                usage = usage_from_json(payload.get("usage"))
+                self._usage += usage
+                step = replace(
+                    step,
+                    attempt=max(step.attempt, entry.attempt),
+                    error=payload.get("error"),
+                    verdicts=tuple(payload.get("verdicts") or ()),
+                    usage=step.usage + usage,
+                    model=payload.get("model", step.model),
+                    attempts=(*step.attempts, entry),
+                )
+            case Kind.STEP_CHILD:
+                step = replace(step, child=payload.get("run"))
+            case Kind.STEP_COMPLETED:
+                step = _ended(step, entry, StepState.COMPLETED, output=payload.get("output"), error=None)
+            case Kind.STEP_FAILED:
+                step = _ended(step, entry, StepState.FAILED, output=None, error=payload.get("error"))
+            case Kind.STEP_SKIPPED:
+                step = _ended(step, entry, StepState.SKIPPED, output=None, error=None)
+        self._steps[entry.path] = step
+
+
+def _ended(step: StepRun, entry: Entry, state: StepState, *, output: JSON, error: Mapping[str, JSON] | None) -> StepRun:
+    return replace(
+        step,
+        verb=entry.payload.get("verb", step.verb),
+        state=state,
+        attempt=max(step.attempt, entry.attempt),
+        output=output,
+        error=error,
+        # A step journaled by its end alone (`set`, `if`) took no time worth a row of its own.
+        started_at=entry.at if step.started_at is None else step.started_at,
+        ended_at=entry.at,
+    )
+
+
+def usage_from_json(value: Mapping[str, JSON] | None) -> Usage:
+    """The Usage of a STEP_ATTEMPT payload; what is absent or null counts as 0."""
+    if not value:
+        return Usage()
+    return Usage(
+        value.get("prompt_tokens") or 0,
+        value.get("completion_tokens") or 0,
+        value.get("cached_tokens") or 0,
+        value.get("seconds") or 0.0,
+    )
+
+
+def usage_to_json(usage: Usage) -> dict[str, JSON]:
+    """What `usage_from_json` reads."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "seconds": usage.seconds,
+    }
+
+
 def apply(run: Run, entry: Entry) -> Run:
-    """The run after one more entry."""
-    raise NotImplementedError  # the engine's author writes this first
+    """The run after one more entry. Copies the steps: for many entries use `fold` or a Folder."""
+    return Folder(run).add(entry).run
+
+
+def fold(run: Run, entries: Iterable[Entry]) -> Run:
+    """The run after many entries, as `apply` one by one would give it, in time proportional to their number."""
+    folder = Folder(run)
+    for entry in entries:
+        folder.add(entry)
+    return folder.run

@@ -4,7 +4,9 @@ Rules every implementation keeps (tests/contracts/store.py runs on all):
   accepted means durable: a call returns after its commit, except `append(..., wait=False)`, which keeps the order;
   every append asserts the epoch: a worker that lost its lease gets LeaseLost and wrote nothing;
   a key starts one run, whoever asks how often;
-  journal rows are never changed or removed; seq has no gaps;
+  journal rows are never changed or removed; seq has no gaps; the store numbers and dates them;
+  the head of a run (state, output, error, usage) is always what the fold of its journal says;
+  a terminal run never changes again;
   payloads over 32 kB live in a content-addressed blob table, invisibly to the caller.
 """
 
@@ -12,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from math import isfinite, nan
+from typing import Any, Protocol, Self
 
-from agentmesh.core.run import Entry, Run, RunState
+from agentmesh.core.run import STATE_AFTER, Entry, Run, RunState
+from agentmesh.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,14 @@ class RunPage:
 class Store(Protocol):
     """Where runs live."""
 
-    async def __aenter__(self) -> Store: ...
+    async def __aenter__(self) -> Self: ...
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def start_run(self, run: Run, definition: Mapping[str, Any] | None = None) -> tuple[Run, bool]:
         """Records a new run with its RUN_SUBMITTED entry, and its definition's document under `run.definition`.
 
-        When (tenant, key) exists already, nothing is written: the existing run and False.
+        What a run begins with is taken from `run`: id, input, who and whence; not its state or steps. `created_at` 0
+        means now. When (tenant, key) exists already, nothing is written: the existing run and False.
         """
         ...
 
@@ -75,15 +80,22 @@ class Store(Protocol):
         put: Mapping[tuple[str, str], Any] | None = None,
         wait: bool = True,
     ) -> None:
-        """Adds entries, sets the run's state, and writes `put` {(scope, key): value}, in one transaction.
+        """Adds entries and writes `put` {(scope, key): value}, in one transaction.
 
-        LeaseLost when `epoch` is not the run's. With `wait=False` it returns before the commit; order is kept, and a
-        failure surfaces at the next waiting append of the same run. A terminal `state` ends the lease.
+        The run's state follows from the entries (`STATE_AFTER`); `state`, when given, must agree with them, else
+        ValueError. LeaseLost when `epoch` is not the run's, or the run is released or terminal. With `wait=False` it
+        returns before the commit; order is kept, and a failure surfaces at the next waiting append of the same run:
+        once one append failed, every later one under that epoch does, so that the journal has no hole. A terminal
+        entry ends the lease.
         """
         ...
 
     async def request_cancel(self, run_id: str, by: str) -> Run:
-        """Adds RUN_CANCEL_REQUESTED whatever the epoch, unless terminal; a run nobody has claimed is canceled at once."""
+        """Adds RUN_CANCEL_REQUESTED whatever the epoch, unless terminal or asked for before.
+
+        A run that nobody ever claimed is canceled at once; else its worker sees `changes` and ends it. NotFound when
+        there is no such run.
+        """
         ...
 
     async def claim(
@@ -91,24 +103,26 @@ class Store(Protocol):
     ) -> Sequence[Claim]:
         """Takes runs that are not terminal and whose lease is absent or over, oldest first; each gets a new epoch.
 
-        Each gets a RUN_WORKING entry {worker} and state WORKING in the same transaction. `only`: these runs and no others
-        (a child that its parent's worker runs at once).
+        Each gets a RUN_WORKING entry {worker} and state WORKING in the same transaction. `only`: these runs and no
+        others (a child that its parent's worker runs at once).
         """
         ...
 
     async def heartbeat(self, worker: str, epochs: Mapping[str, int], *, lease: float = 30.0) -> Sequence[str]:
-        """Extends leases; answers the run ids that are no longer this worker's."""
+        """Extends leases; answers the run ids that are no longer this worker's (taken over, released or terminal)."""
         ...
 
     async def release(self, run_id: str, epoch: int) -> None:
-        """Gives a run back unfinished, for the next claim (a soft stop)."""
+        """Gives a run back unfinished, for the next claim (a soft stop). Does nothing when the lease is lost."""
         ...
 
     async def get_run(self, run_id: str) -> Run | None:
         """The run, folded."""
         ...
 
-    async def list_runs(self, where: RunFilter) -> RunPage: ...
+    async def list_runs(self, where: RunFilter) -> RunPage:
+        """A page of heads, newest first; InvalidInput for a cursor that no page gave."""
+        ...
 
     async def entries(self, run_id: str, after: int = 0) -> Sequence[Entry]:
         """The journal past seq `after`, in order."""
@@ -134,3 +148,36 @@ class Store(Protocol):
     async def put(self, scope: str, key: str, value: Any) -> None:
         """Writes one value outside a run (the scheduler's last instant)."""
         ...
+
+
+def head_state(state: RunState, entries: Sequence[Entry], stated: RunState | None) -> RunState:
+    """The run's state after an append: what its entries say. ValueError when `stated` contradicts them.
+
+    For implementations: the row a run is listed by and the fold of its journal must never disagree.
+    """
+    for entry in entries:
+        if state.terminal:
+            raise ValueError(f"{entry.kind} follows the end of the run; a terminal entry must be the last")
+        state = STATE_AFTER.get(entry.kind, state)
+    if stated is not None and stated is not state:
+        raise ValueError(f"state {stated} does not follow from the entries, which leave the run {state}")
+    return state
+
+
+def page_cursor(run: Run) -> str:
+    """The cursor of the page that begins after `run`, for implementations of `list_runs`."""
+    return f"{run.created_at!r}_{run.id}"
+
+
+def page_key(cursor: str | None) -> tuple[float, str] | None:
+    """(created_at, id) that `page_cursor` wrote; InvalidInput for anything else."""
+    if cursor is None:
+        return None
+    at, _, run_id = cursor.partition("_")
+    try:
+        key = float(at), run_id
+    except ValueError:
+        key = nan, ""
+    if not run_id or not isfinite(key[0]):
+        raise InvalidInput(f"The cursor {cursor!r} is not one this server gave; start again without a cursor.")
+    return key
