@@ -1,0 +1,413 @@
+"""CEL as the rest of the core sees it: parse to a tree, rewrite the tree so that it is safe to run, run it.
+
+The only importer of `cel_expr_python` and `protobuf`. The parser and the evaluator are Google's, in C++; the tree is
+its own `cel.expr.ParsedExpr`, whose fields are declared by hand below: the package ships no Python classes for it.
+What is not CEL (templates, limits on values, types from JSON Schemas) stands in `expression.py` and `inference.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, lru_cache
+from typing import Any
+
+from cel_expr_python import cel
+from cel_expr_python.ext import ext_strings
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from agentmesh.errors import CallerError
+
+Expr = Any
+"""A `cel.expr.Expr` message."""
+
+MAX_TEXT = 4096
+"""Characters of one expression."""
+MAX_ITEMS = 1000
+"""`map` and `filter` are quadratic in the evaluator: 1,000 items take 31 ms, 8,000 take 1.6 s, with the GIL held."""
+MAX_ROUNDS = 10_000
+"""Rounds of all loops together, by the evaluator's own count: a loop in a loop cannot run away."""
+
+
+class ExpressionError(CallerError):
+    """The expression is wrong. `column` counts from 1 in the expression's text (0: all of it)."""
+
+    code = "expression"
+
+    def __init__(self, message: str, column: int = 0) -> None:
+        super().__init__(message, column=column)
+        self.column = column
+
+
+# The tree
+
+_MESSAGES: Mapping[str, Mapping[int, tuple[str, str]]] = {
+    "Constant": {
+        1: ("null_value", "int64"),
+        2: ("bool_value", "bool"),
+        3: ("int64_value", "int64"),
+        4: ("uint64_value", "uint64"),
+        5: ("double_value", "double"),
+        6: ("string_value", "string"),
+        7: ("bytes_value", "bytes"),
+    },
+    "Ident": {1: ("name", "string")},
+    "Select": {1: ("operand", "Expr"), 2: ("field", "string"), 3: ("test_only", "bool")},
+    "Call": {1: ("target", "Expr"), 2: ("function", "string"), 3: ("args", "[]Expr")},
+    "List": {1: ("elements", "[]Expr"), 2: ("optional_indices", "[]int32")},
+    "Entry": {
+        1: ("id", "int64"),
+        2: ("field_key", "string"),
+        3: ("map_key", "Expr"),
+        4: ("value", "Expr"),
+        5: ("optional_entry", "bool"),
+    },
+    "Struct": {1: ("message_name", "string"), 2: ("entries", "[]Entry")},
+    "Comprehension": {
+        1: ("iter_var", "string"),
+        2: ("iter_range", "Expr"),
+        3: ("accu_var", "string"),
+        4: ("accu_init", "Expr"),
+        5: ("loop_condition", "Expr"),
+        6: ("loop_step", "Expr"),
+        7: ("result", "Expr"),
+        8: ("iter_var2", "string"),
+    },
+    "Expr": {
+        2: ("id", "int64"),
+        3: ("const", "Constant"),
+        4: ("ident", "Ident"),
+        5: ("select", "Select"),
+        6: ("call", "Call"),
+        7: ("list", "List"),
+        8: ("struct", "Struct"),
+        9: ("comprehension", "Comprehension"),
+    },
+    "Position": {1: ("key", "int64"), 2: ("value", "int32")},
+    "SourceInfo": {4: ("positions", "[]Position")},
+    "Parsed": {2: ("expr", "Expr"), 3: ("source", "SourceInfo")},
+    "Any": {1: ("type_url", "string"), 2: ("value", "bytes")},
+}
+_ONEOF = {"Expr": range(3, 10), "Constant": range(1, 8)}
+_SCALARS = {"double": 1, "int64": 3, "uint64": 4, "int32": 5, "bool": 8, "string": 9, "bytes": 12}
+_TYPE_URL = "type.googleapis.com/cel.expr.ParsedExpr"
+
+
+@cache
+def _classes() -> dict[str, Any]:
+    """The message classes; fields not named here survive as unknown fields."""
+    file = descriptor_pb2.FileDescriptorProto(name="agentmesh_cel.proto", package="agentmesh_cel", syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        if name in _ONEOF:
+            message.oneof_decl.add(name="kind")
+        for number, (field, kind) in fields.items():
+            repeated = kind.startswith("[]")
+            kind = kind.removeprefix("[]")
+            declared = message.field.add(name=field, number=number, label=3 if repeated else 1)
+            if kind in _SCALARS:
+                declared.type = _SCALARS[kind]
+            else:
+                declared.type = 11
+                declared.type_name = f".agentmesh_cel.{kind}"
+            if number in _ONEOF.get(name, ()):
+                declared.oneof_index = 0
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    get = message_factory.GetMessageClass
+    return {name: get(pool.FindMessageTypeByName(f"agentmesh_cel.{name}")) for name in _MESSAGES}
+
+
+class Tree:
+    """A parsed expression."""
+
+    def __init__(self, text: str, parsed: Any) -> None:
+        self.text = text
+        self.parsed = parsed
+        self.root: Expr = parsed.expr
+        self._offsets: dict[int, int] = {p.key: p.value for p in parsed.source.positions}
+
+    def column(self, node: Expr) -> int:
+        """Column, from 1, of what the eye takes for the fault: the name behind a dot, the operator, the function."""
+        at = self._offsets.get(node.id, 0)
+        if node.WhichOneof("kind") == "select":
+            while at < len(self.text) and not (self.text[at].isalnum() or self.text[at] in "_`"):
+                at += 1
+        elif node.WhichOneof("kind") == "call" and self.text[at : at + 1] == "(":
+            at -= len(node.call.function)
+        return max(at, 0) + 1
+
+
+_ERROR_LINE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
+_RESERVED = {"in", "true", "false", "null"}
+
+
+def _faults(text: str, error: Exception) -> list[tuple[str, int]]:
+    """(message, column in `text`) of each fault in the compiler's report."""
+    lines = text.split("\n")
+    found = []
+    for match in _ERROR_LINE.finditer(str(error)):
+        line, column = int(match[1]), int(match[2])
+        found.append((match[3], sum(len(earlier) + 1 for earlier in lines[: line - 1]) + column))
+    return found or [(str(error).split("\n")[0], 1)]
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str) -> Tree:
+    """The tree of an expression; ExpressionError with the place when it is not CEL. Trees are shared."""
+    if len(text) > MAX_TEXT:
+        raise ExpressionError(f"an expression may have {MAX_TEXT} characters; this has {len(text)}", 1)
+    if not text.strip():
+        raise ExpressionError("the expression is empty", 1)
+    try:
+        data = _environment().compile(text, disable_check=True).serialize()
+    except RuntimeError as error:
+        message, column = _faults(text, error)[0]
+        raise ExpressionError(_syntax_message(text, message, column), column) from None
+    except Exception as error:
+        raise ExpressionError(f"not an expression: {error}", 1) from None
+    wrapped = _classes()["Any"].FromString(data)
+    return Tree(text, _classes()["Parsed"].FromString(wrapped.value))
+
+
+def _syntax_message(text: str, message: str, column: int) -> str:
+    """The parser's fault in plain words."""
+    for name in _RESERVED:
+        if re.match(rf"\.{name}\b", text[column - 2 :]):
+            return f"'{name}' is a word of the language; write .`{name}` for a field of that name"
+    if "recursion limit" in message:
+        return "the expression is nested too deeply"
+    if "input '<EOF>'" in message:
+        return "the expression ends too early"
+    bad = re.search(r"(?:input|token recognition error at:) '(.*?)'(?: expecting|$)", message)
+    return f"not an expression: did not expect {bad[1]!r}" if bad else message.removeprefix("Syntax error: ")
+
+
+def check_calls(text: str, variables: frozenset[str]) -> list[tuple[str, int]]:
+    """Faults that CEL's own checker finds with every variable dynamic: unknown functions, operators on wrong literals.
+
+    Numbers that mix (`n > 1` where n is a double) are left out: at run time they compare and add as JSON numbers do.
+    """
+    try:
+        _environment(variables).compile(text)
+    except RuntimeError as error:
+        return [fault for fault in _faults(text, error) if not _mixes_numbers(fault[0])]
+    return []
+
+
+def _mixes_numbers(message: str) -> bool:
+    kinds = re.search(r"overload for '_(?:[-+*/%<>]|[<>=!]=)_' applied to '\((\w+), (\w+)\)'", message)
+    return bool(kinds) and {kinds[1], kinds[2]} <= {"int", "double", "uint"}  # type: ignore[index]
+
+
+def children(node: Expr) -> Iterator[Expr]:
+    """The expressions directly inside one, in reading order."""
+    kind = node.WhichOneof("kind")
+    inner: Any = getattr(node, kind) if kind else None
+    if kind == "select":
+        yield inner.operand
+    elif kind == "call":
+        if inner.HasField("target"):
+            yield inner.target
+        yield from inner.args
+    elif kind == "list":
+        yield from inner.elements
+    elif kind == "struct":
+        for entry in inner.entries:
+            if entry.HasField("map_key"):
+                yield entry.map_key
+            yield entry.value
+    elif kind == "comprehension":
+        yield from (inner.iter_range, inner.accu_init, inner.loop_condition, inner.loop_step, inner.result)
+
+
+def constant(node: Expr) -> Any:
+    """The value of a literal; raises LookupError when the node is not one."""
+    if node.WhichOneof("kind") != "const":
+        raise LookupError
+    which = node.const.WhichOneof("kind")
+    return None if which in ("null_value", None) else getattr(node.const, which)
+
+
+def chain(node: Expr) -> tuple[str, ...] | None:
+    """`a.b["c"]` as ("a", "b", "c"); None when the node is anything else."""
+    kind = node.WhichOneof("kind")
+    if kind == "ident":
+        return (node.ident.name.removeprefix("."),)
+    if kind == "select":
+        before = chain(node.select.operand)
+        return None if before is None else (*before, node.select.field)
+    if kind == "call" and node.call.function == "_[_]" and len(node.call.args) == 2:
+        before = chain(node.call.args[0])
+        key = _literal(node.call.args[1])
+        return (*before, key) if before is not None and isinstance(key, str) else None
+    return None
+
+
+def _literal(node: Expr) -> Any:
+    try:
+        return constant(node)
+    except LookupError:
+        return None
+
+
+def paths(tree: Tree) -> frozenset[tuple[str, ...]]:
+    """Every path that the expression reads from its variables."""
+    found: set[tuple[str, ...]] = set()
+
+    def visit(node: Expr, bound: frozenset[str]) -> None:
+        path = chain(node)
+        if path is not None:
+            if path[0] not in bound:
+                found.add(path)
+            return
+        if node.WhichOneof("kind") == "comprehension":
+            inner = node.comprehension
+            visit(inner.iter_range, bound)
+            visit(inner.accu_init, bound)
+            within = bound | {inner.iter_var, inner.iter_var2, inner.accu_var}
+            for part in (inner.loop_condition, inner.loop_step, inner.result):
+                visit(part, within)
+            return
+        for child in children(node):
+            visit(child, bound)
+
+    visit(tree.root, frozenset())
+    return frozenset(found)
+
+
+# Running
+
+
+def _bounded(items: Any) -> Any:
+    if len(items) > MAX_ITEMS:
+        raise ValueError(f"{len(items):,} items are too many for map or filter ({MAX_ITEMS:,}); use a python step")
+    return items
+
+
+def _divide(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        if b == 0:
+            raise ValueError("division by zero")
+        return abs(a) // abs(b) * (1 if (a >= 0) == (b >= 0) else -1)
+    return math.copysign(math.inf, a) if b == 0 else a / b
+
+
+_ARITHMETIC: Mapping[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "_+_": ("json_add", lambda a, b: a + b),
+    "_-_": ("json_subtract", lambda a, b: a - b),
+    "_*_": ("json_multiply", lambda a, b: a * b),
+    "_/_": ("json_divide", _divide),
+}
+
+
+def _functions() -> list[Any]:
+    """Arithmetic on JSON numbers, where an int and a double may meet, and the guards around what a loop runs over."""
+    t, declared = cel.Type, []
+    for operator, (name, run) in _ARITHMETIC.items():
+        pairs = [
+            ("ii", t.INT, t.INT, t.INT),
+            ("id", t.INT, t.DOUBLE, t.DOUBLE),
+            ("di", t.DOUBLE, t.INT, t.DOUBLE),
+            ("dd", t.DOUBLE, t.DOUBLE, t.DOUBLE),
+        ]
+        if operator == "_+_":
+            pairs += [
+                ("ss", t.STRING, t.STRING, t.STRING),
+                ("ll", t.List(t.DYN), t.List(t.DYN), t.List(t.DYN)),
+                ("tu", t.TIMESTAMP, t.DURATION, t.TIMESTAMP),
+                ("uu", t.DURATION, t.DURATION, t.DURATION),
+            ]
+        if operator == "_-_":
+            pairs += [
+                ("tt", t.TIMESTAMP, t.TIMESTAMP, t.DURATION),
+                ("tu", t.TIMESTAMP, t.DURATION, t.TIMESTAMP),
+                ("uu", t.DURATION, t.DURATION, t.DURATION),
+            ]
+        declared.append(
+            cel.FunctionDecl(
+                name,
+                [cel.Overload(id=f"{name}_{n}", parameters=[a, b], return_type=r, impl=run) for n, a, b, r in pairs],
+            )
+        )
+    kinds = (("list", t.List(t.DYN)), ("map", t.Map(t.DYN, t.DYN)))
+    overloads = [cel.Overload(id=f"bounded_{n}", parameters=[k], return_type=k, impl=_bounded) for n, k in kinds]
+    return [*declared, cel.FunctionDecl("bounded", overloads)]
+
+
+@cache
+def _runtime() -> Any:
+    return cel.NewEnv(extensions=[ext_strings.ExtStrings()], functions=_functions())
+
+
+@lru_cache(maxsize=256)
+def _environment(variables: frozenset[str] = frozenset()) -> Any:
+    """For parsing and checking; it does not know the functions that only the rewriter may use."""
+    return cel.NewEnv(variables=dict.fromkeys(variables, cel.Type.DYN), extensions=[ext_strings.ExtStrings()])
+
+
+def builds_list(node: Expr) -> bool:
+    """Whether a comprehension is `map` or `filter`."""
+    return bool(node.comprehension.accu_init.WhichOneof("kind") == "list")
+
+
+def program(tree: Tree) -> Any:
+    """A program to `run`: the tree with its arithmetic made JSON's and its loops bounded."""
+    parsed = _classes()["Parsed"]()
+    parsed.CopyFrom(tree.parsed)
+    _rewrite(parsed.expr, own=False)
+    wrapped = _classes()["Any"](type_url=_TYPE_URL, value=parsed.SerializeToString())
+    return _runtime().deserialize(wrapped.SerializeToString())
+
+
+def _rewrite(node: Expr, *, own: bool) -> None:
+    """`own`: an addition to the accumulator is the macro's own, and stays as it is."""
+    kind = node.WhichOneof("kind")
+    if kind == "comprehension" and builds_list(node):
+        call = _classes()["Expr"](id=node.id)
+        call.call.function = "bounded"
+        call.call.args.append(node.comprehension.iter_range)
+        node.comprehension.iter_range.CopyFrom(call)
+    if kind == "call" and node.call.function in _ARITHMETIC and not (own and _on_accumulator(node)):
+        node.call.function = _ARITHMETIC[node.call.function][0]
+    for child in children(node):
+        _rewrite(child, own=own or kind == "comprehension")
+
+
+def _on_accumulator(node: Expr) -> bool:
+    return any(a.WhichOneof("kind") == "ident" and a.ident.name == "@result" for a in node.call.args)
+
+
+def run(compiled: Any, data: Mapping[str, Any]) -> Any:
+    """The plain value; ValueError when evaluation failed. The one place that calls `eval`, which does not raise.
+
+    On a fault `eval` answers a value of type ERROR whose `plain_value()` is a string, and so true: it stays here.
+    """
+    try:
+        value = compiled.eval(data=data)
+        if value.type() in (cel.Type.ERROR, cel.Type.UNKNOWN):
+            raise ValueError(_plain_error(str(value.plain_value())))
+        return value.plain_value()
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(_plain_error(str(error))) from None
+
+
+def _plain_error(message: str) -> str:
+    message = re.sub(r"^[A-Z_]+: ", "", message)
+    if missing := re.match(r'Key not found in map : "(.*)"', message):
+        return f"there is no {missing[1]!r}"
+    if overload := re.match(r"No matching overloads? found : (.*)", message):
+        call = overload[1].replace("int64", "int").replace("null_type", "null")
+        for operator, (name, _) in _ARITHMETIC.items():
+            call = call.replace(name, operator)
+        if call.startswith(("<jump_condition>", "_&&_", "_||_", "!_")):
+            return "a condition must be true or false"
+        return f"wrong types: {call}"
+    if "Iteration budget" in message:
+        return f"the loops of one expression may take {MAX_ROUNDS:,} rounds together; use a python step"
+    if "SELECT to non-message" in message:
+        return "a field is asked of something that is not an object (null?)"
+    return message
