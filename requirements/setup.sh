@@ -38,6 +38,6 @@ if ! "${pip[@]}" "${install[@]}" "$torch"; then
   "${pip[@]}" "${install[@]}" --extra-index-url https://download.pytorch.org/whl/cpu "$torch"
 fi
 "${pip[@]}" "${install[@]}" -r requirements/base.txt -r requirements/dev.txt
-"${pip[@]}" "${install[@]}" --no-build-isolation -e .
+"${pip[@]}" "${install[@]}" --no-build-isolation --config-settings editable_mode=compat -e .
 touch .venv/.set-up
 echo "set-up: done, the program is .venv/bin/agentmesh"

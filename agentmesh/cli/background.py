@@ -1,0 +1,107 @@
+"""Servers of this user's meshes: find the one of a folder, start one in the background, stop it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from agentmesh.cli.client import Client, Unreachable, find
+from agentmesh.cli.options import WRONG, WrongUsage
+from agentmesh.cli.output import note
+from agentmesh.errors import MeshError
+
+START = 60.0
+"""Seconds a server may take to answer; models load after that."""
+STOP = 90.0
+"""Seconds a server may take to stop itself and its models."""
+POLL = 0.05
+
+
+def connect(folder: Path, *, start: bool = False) -> Client:
+    """The client of the mesh's server. With `start`, one is started when none runs; else Unreachable says how."""
+    client = find(folder)
+    if client is None and start:
+        note("no server runs for this mesh: starting one in the background (stop it with `agentmesh stop`)")
+        client = _start(folder)
+        note(f"serving {folder} at {client.url}")
+    if client is None:
+        raise Unreachable(f"no server runs for {folder}; start it with `agentmesh serve`")
+    return client
+
+
+def stop(folder: Path) -> int | None:
+    """Stops the mesh's server and waits until it is gone. The process id it had; None when none ran."""
+    pid = _pid(folder)
+    if pid is None:
+        return None
+    os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + STOP
+    while _alive(pid):
+        if time.monotonic() > until:
+            raise MeshError(f"the server (process {pid}) has not stopped in {STOP:.0f} s; see {_log(folder)}")
+        time.sleep(POLL)
+    return pid
+
+
+def _start(folder: Path) -> Client:
+    state = folder / ".agentmesh"
+    state.mkdir(exist_ok=True)
+    with _log(folder).open("ab") as log:
+        begin = log.tell()
+        # -P: a mesh folder must not hide installed packages from the server.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "agentmesh", "serve", "--mesh", str(folder), "--port", "0"],
+            cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    until = time.monotonic() + START
+    while time.monotonic() < until:
+        if client := find(folder):
+            return client
+        if process.poll() is not None:
+            # Another command may have been quicker: then that server holds the lock, and ours has left.
+            if client := find(folder):
+                return client
+            if not _pid(folder):
+                said = _said(_log(folder), begin)
+                error = WrongUsage if process.returncode == WRONG else Unreachable
+                raise error(said or f"the server ended with status {process.returncode}; see {_log(folder)}")
+        time.sleep(POLL)
+    raise Unreachable(f"the server has not answered in {START:.0f} s; see {_log(folder)}")
+
+
+def _log(folder: Path) -> Path:
+    return folder / ".agentmesh" / "server.log"
+
+
+def _said(log: Path, begin: int) -> str:
+    """What the server wrote before it left, without the program's name in front."""
+    with log.open("rb") as file:
+        file.seek(begin)
+        text = file.read(64 * 1024).decode("utf-8", "replace").strip()
+    _, marker, last = text.rpartition("agentmesh: ")
+    return last if marker else text[-2000:]
+
+
+def _pid(folder: Path) -> int | None:
+    """The process id of the mesh's server, as it wrote it, if that process still is one."""
+    try:
+        pid = int(json.loads((folder / ".agentmesh" / "server.json").read_text())["pid"])
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # Process ids are given again: something else may have this one by now.
+    return pid if b"agentmesh" in command and _alive(pid) else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        # A child of ours that has ended stays a zombie until it is asked for.
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state != "Z"

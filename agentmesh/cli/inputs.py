@@ -1,0 +1,121 @@
+"""What `--input` says, as JSON: each value is parsed by the schema of what it is for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agentmesh.errors import InvalidInput
+
+TYPES = {"null": type(None), "boolean": bool, "integer": int, "number": (int, float), "array": list, "object": dict}
+
+
+def parse(given: Sequence[str], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """`k=v` pairs as an object. `k=@file` reads a file, `k=@-` stdin, `k=@@x` is the text `@x`.
+
+    `@file` alone is a file with the whole object. InvalidInput when a pair has no `=`, a name comes twice, a file cannot be read or a value does not fit its type.
+    """
+    result: dict[str, Any] = {}
+    properties = schema.get("properties") if isinstance(schema.get("properties"), Mapping) else {}
+    for pair in given:
+        if pair.startswith("@") and "=" not in pair:
+            whole = _whole(pair)
+            if again := whole.keys() & result.keys():
+                raise InvalidInput(f"--input {pair} gives {_quoted(again)} a second time")
+            result |= whole
+            continue
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InvalidInput(f"--input takes NAME=VALUE or @FILE, not {pair!r}{_known(properties)}")
+        if name in result:
+            raise InvalidInput(f"--input gives {name!r} twice")
+        result[name] = value(name, _text(name, text), (properties or {}).get(name, {}))
+    return result
+
+
+def value(name: str, text: str, schema: Any) -> Any:
+    """One value by its schema: text where text is allowed, else JSON of an allowed type."""
+    allowed = _types(schema)
+    if allowed is None:
+        return text
+    found: Any = text
+    parsed = True
+    try:
+        found = json.loads(text)
+    except ValueError:
+        parsed = False
+    if parsed and any(_is(found, kind) for kind in allowed if kind != "string"):
+        return found
+    if "string" in allowed:
+        return text
+    raise InvalidInput(f"--input {name} must be {' or '.join(sorted(allowed))}, and {_short(text)} is not")
+
+
+def _types(schema: Any) -> frozenset[str] | None:
+    """JSON types a schema allows as far as its first level tells; None when it does not."""
+    if not isinstance(schema, Mapping):
+        return None
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        return frozenset({kind})
+    if isinstance(kind, list):
+        return frozenset(kind)
+    if "enum" in schema or "const" in schema:
+        values = schema.get("enum", [schema.get("const")])
+        return frozenset(_type_of(v) for v in values) or None
+    return None
+
+
+def _type_of(found: Any) -> str:
+    return next((name for name, kind in TYPES.items() if _is(found, name) and kind), "string")
+
+
+def _is(found: Any, kind: str) -> bool:
+    if kind in {"integer", "number"} and isinstance(found, bool):
+        return False
+    if kind == "integer" and isinstance(found, float):
+        return found.is_integer()
+    return kind in TYPES and isinstance(found, TYPES[kind])
+
+
+def _text(name: str, text: str) -> str:
+    if text.startswith("@@"):
+        return text[1:]
+    return _read(name, text[1:]) if text.startswith("@") else text
+
+
+def _read(name: str, path: str) -> str:
+    """A file's text. Logs are not always UTF-8: what is not becomes the replacement character."""
+    try:
+        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as e:
+        reason = (e.strerror or str(e)).lower()
+        raise InvalidInput(
+            f"--input {name}: cannot read {path!r}: {reason} (text that begins with @ is written @@)"
+        ) from e
+    return content.decode("utf-8", "replace")
+
+
+def _whole(pair: str) -> dict[str, Any]:
+    try:
+        found = json.loads(_read(pair, pair[1:]))
+    except ValueError as e:
+        raise InvalidInput(f"--input {pair}: the file is not JSON: {e}") from e
+    if not isinstance(found, dict):
+        raise InvalidInput(f"--input {pair}: the file must hold a JSON object")
+    return found
+
+
+def _known(properties: Any) -> str:
+    return f"; the inputs are {', '.join(properties)}" if properties else ""
+
+
+def _quoted(names: Any) -> str:
+    return ", ".join(repr(n) for n in sorted(names))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")

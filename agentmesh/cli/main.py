@@ -1,0 +1,77 @@
+"""The program `agentmesh`: its commands, and how errors end it.
+
+Nothing heavy is imported here or at the top of the command modules: `--help` answers at once, and `serve` imports
+what serving needs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from agentmesh import __version__
+from agentmesh.cli import agents, doctor, models, policies, project, runs, schedules, serve, tools
+from agentmesh.cli.options import FAILED, INTERRUPTED, OK, exit_status
+from agentmesh.cli.output import note
+from agentmesh.errors import MeshError
+
+app = typer.Typer(
+    name="agentmesh", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+    help="MCP tools, A2A agents and durable workflows on models you host yourself.",
+    epilog="Exit status: 0 done, 1 the run or tool failed, 2 the command or a file is wrong, 3 no server answers.",
+)  # fmt: skip
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"agentmesh {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an unexpected error comes from.")] = False,
+) -> None:
+    """What stands before the command."""
+
+
+app.command("init")(project.init)
+app.command("serve")(serve.serve)
+app.command("stop")(serve.stop)
+app.command("check")(project.check)
+app.command("run")(runs.run)
+app.add_typer(runs.app, name="runs")
+app.add_typer(tools.app, name="tools")
+app.add_typer(agents.app, name="agents")
+app.add_typer(models.app, name="models")
+app.add_typer(schedules.app, name="schedules")
+app.add_typer(policies.app, name="policies")
+app.command("mcp")(serve.mcp)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Runs the command line. Every error is one sentence on stderr and an exit status."""
+    try:
+        status = app(standalone_mode=True)
+    except MeshError as e:
+        note(e.message)
+        status = exit_status(e)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left, as `head` does: there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = OK
+    except Exception as e:
+        if "--traceback" in sys.argv:
+            raise
+        note(f"unexpected {type(e).__name__}: {e} (a fault of AgentMesh; `agentmesh --traceback ...` shows where)")
+        status = FAILED
+    sys.exit(status)

@@ -1,0 +1,71 @@
+"""`init` and `check`: make a mesh, and read every file of one before anything runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agentmesh.cli.options import WRONG, Json, Mesh, WrongUsage, mesh_folder
+from agentmesh.cli.output import note, print_json
+
+TEMPLATE = Path(__file__).parent / "template"
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to make the mesh; made when it does not exist.")],
+    as_json: Json = False,
+) -> None:
+    """Make a small mesh that works."""
+    name = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_")
+    name = name if name[:1].isalpha() else f"mesh-{name}".strip("-")
+    files = {p.relative_to(TEMPLATE): p for p in sorted(TEMPLATE.rglob("*")) if p.is_file()}
+    if there := [str(r) for r in files if (folder / r).exists()]:
+        raise WrongUsage(f"{folder} has {', '.join(there)} already; `init` does not write over files")
+    for relative, source in files.items():
+        target = folder / relative
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(source.read_text().replace("MESH_NAME", name[:63]))
+        except OSError as e:
+            raise WrongUsage(f"cannot write {target}: {(e.strerror or str(e)).lower()}") from e
+    if as_json:
+        print_json({"folder": str(folder), "files": [str(r) for r in files]})
+        return
+    for relative in files:
+        print(folder / relative)
+    note(f"now: cd {folder} && agentmesh run hello --input name=World")
+
+
+def check(mesh: Mesh = None, as_json: Json = False) -> None:
+    """Check every file of this mesh; exit status 2 when one has a fault."""
+    from agentmesh.adapters.files import load_mesh
+    from agentmesh.errors import ProjectError
+    from agentmesh.settings import read_settings
+
+    folder = mesh_folder(mesh)
+    try:
+        found = load_mesh(folder, read_settings(folder).secrets)
+    except ProjectError as e:
+        if as_json:
+            fields = ("file", "line", "column", "message")
+            print_json({"faults": [{name: getattr(f, name) for name in fields} for f in e.faults]})
+        else:
+            for fault in e.faults:
+                print(fault)
+            note(f"{len(e.faults)} fault{'s' if len(e.faults) != 1 else ''}")
+        raise typer.Exit(WRONG) from None
+    counts = {"servers": len(found.servers), "workflows": len(found.workflows), "policies": len(found.policies)}
+    if as_json:
+        print_json({"faults": [], "mesh": found.name} | counts)
+    else:
+        print(
+            f"{found.name}: no faults in "
+            + ", ".join(f"{n} {what if n != 1 else _one(what)}" for what, n in counts.items())
+        )
+
+
+def _one(what: str) -> str:
+    return "policy" if what == "policies" else what.removesuffix("s")

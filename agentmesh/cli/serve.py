@@ -1,0 +1,52 @@
+"""`serve`, `stop` and `mcp`: the server of a mesh, and the pipe to it for clients that speak MCP over stdio."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from agentmesh.cli.options import Json, Mesh, mesh_folder
+from agentmesh.cli.output import note, print_json
+
+
+def serve(
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback only.")] = "127.0.0.1",
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="Leave the models running after the server.")
+    ] = False,
+    no_models: Annotated[bool, typer.Option("--no-models", help="Do not deploy models; calls to them fail.")] = False,
+    mesh: Mesh = None,
+) -> None:
+    """Serve the mesh of this folder until Ctrl-C."""
+    from agentmesh.settings import read_settings
+
+    folder = mesh_folder(mesh)
+    settings = read_settings(
+        folder, host=host, port=port, keep_models=keep_models or None, models=False if no_models else None
+    )
+    from agentmesh.app import serve
+
+    serve(settings)
+
+
+def stop(mesh: Mesh = None, as_json: Json = False) -> None:
+    """Stop the server of this mesh, and its models."""
+    from agentmesh.cli import background
+
+    folder = mesh_folder(mesh)
+    pid = background.stop(folder)
+    if as_json:
+        print_json({"stopped": pid is not None, "pid": pid})
+    else:
+        note(f"stopped the server of {folder} (process {pid})" if pid else f"no server runs for {folder}")
+
+
+def mcp(mesh: Mesh = None) -> None:
+    """Speak MCP over stdin and stdout, for clients that start a program."""
+    from agentmesh.cli.background import connect
+    from agentmesh.mcp.pipe import run_pipe
+
+    client = connect(mesh_folder(mesh), start=True)
+    run_pipe(f"{client.url}/mcp", token=client.token)

@@ -1,0 +1,77 @@
+"""`tools`: list the mesh's tools and call one."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from agentmesh.cli.options import FAILED, Inputs, Json, Mesh, WrongUsage, mesh_folder
+from agentmesh.cli.output import first_line, note, print_json, print_table, print_value
+
+app = typer.Typer(no_args_is_help=True, help="List tools and call them.")
+
+
+@app.command("list")
+def list_tools(mesh: Mesh = None, as_json: Json = False) -> None:
+    """List the tools of this mesh."""
+    from agentmesh.cli.background import connect
+
+    tools = _tools(connect(mesh_folder(mesh)).get("/v1/tools"))
+    if as_json:
+        print_json(tools)
+        return
+    rows = [(t["name"], _arguments(t), first_line(t.get("description") or "", 80)) for t in tools]
+    print_table(("TOOL", "INPUT", ""), rows, "this mesh has no tools")
+
+
+@app.command()
+def call(
+    name: Annotated[str, typer.Argument(help="The tool's name, as `tools list` shows it.")],
+    inputs: Inputs = None,
+    mesh: Mesh = None,
+    as_json: Json = False,
+) -> None:
+    """Call a tool and print its answer."""
+    from agentmesh.cli.background import connect
+    from agentmesh.cli.client import segment
+    from agentmesh.cli.inputs import parse
+
+    client = connect(mesh_folder(mesh), start=True)
+    tools = {t["name"]: t for t in _tools(client.get("/v1/tools"))}
+    if name not in tools:
+        raise WrongUsage(f"there is no tool {name!r}{_near(name, list(tools))}")
+    arguments = parse(inputs or (), _schema(tools[name]))
+    # No time limit of our own: a tool may ask a model that is still loading, and the server has its limits.
+    result = client.post(f"/v1/tools/{segment(name)}/call", {"arguments": arguments}, timeout=None)
+    if result.get("is_error"):
+        note(f"{name} failed: {result.get('text') or 'it does not say why'}")
+        raise typer.Exit(FAILED)
+    if as_json:
+        print_json(result["structured"] if result.get("structured") is not None else result.get("text"))
+    else:
+        print_value(result["structured"] if result.get("structured") is not None else result.get("text"))
+
+
+def _tools(answer: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = answer["tools"] if isinstance(answer, dict) else answer
+    return found
+
+
+def _schema(tool: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = tool.get("input_schema") or {}
+    return schema
+
+
+def _arguments(tool: dict[str, Any]) -> str:
+    """Names of the inputs; those that may be left out in brackets."""
+    required = _schema(tool).get("required") or ()
+    return " ".join(n if n in required else f"[{n}]" for n in _schema(tool).get("properties") or ())
+
+
+def _near(name: str, names: list[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, names, 1)
+    return f"; did you mean {json.dumps(close[0])}?" if close else "; `agentmesh tools list` shows them"
