@@ -1,0 +1,101 @@
+"""Problems: every error over plain HTTP as RFC 9457 problem details, decided in one place: `to_problem`."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+
+from agentmesh.core.json_text import write_json
+from agentmesh.errors import (
+    CallerError,
+    Conflict,
+    InvalidInput,
+    MeshError,
+    ModelError,
+    NotBuilt,
+    NotFound,
+    PolicyDenied,
+    StepError,
+    StoreError,
+    TooLarge,
+)
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+TYPE = "urn:agentmesh:problem:"
+"""Prefix of a problem's `type`; what follows is the error's `code`."""
+
+STATUS: tuple[tuple[type[MeshError], int], ...] = (
+    (InvalidInput, 422),
+    (NotFound, 404),
+    (PolicyDenied, 403),
+    (TooLarge, 413),
+    (Conflict, 409),
+    (NotBuilt, 422),
+    (CallerError, 400),
+    (StepError, 422),
+    (ModelError, 503),
+    (StoreError, 503),
+    (MeshError, 500),
+)
+"""The first class that fits decides."""
+
+
+def to_problem(error: Exception) -> dict[str, Any]:
+    """The problem details of an error. What is not ours is logged with an id, and the caller is shown the id only."""
+    if isinstance(error, MeshError):
+        status = next(status for kind, status in STATUS if isinstance(error, kind))
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.warning("answered %d: %s", status, error.message)
+        return problem(status, error.message, code=error.code, **error.data)
+    if isinstance(error, HTTPException):
+        return problem(error.status_code, error.detail)
+    incident = str(uuid.uuid4())
+    log.error("request failed, id %s", incident, exc_info=error)
+    detail = f"the server failed at this; its log says why under id {incident}"
+    return problem(500, detail, code="internal", id=incident)
+
+
+def problem(status: int, detail: str, *, code: str | None = None, **data: Any) -> dict[str, Any]:
+    """Problem details: the members of RFC 9457 section 3.1, our `code`, and `data` beside them."""
+    title = HTTPStatus(status).phrase
+    code = code or title.lower().replace(" ", "_").replace("-", "_")
+    fixed = {"type": TYPE + code, "title": title, "status": status, "detail": detail, "code": code}
+    return {**data, **fixed}
+
+
+def problem_response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(write_json(body), status_code=body["status"], headers=headers, media_type=MEDIA_TYPE)
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Exception handler for a Starlette or FastAPI application: `exception_handlers=HANDLERS`."""
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if isinstance(error, HTTPException) and error.detail == HTTPStatus(error.status_code).phrase:
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            error = HTTPException(404, f"there is nothing at {request.url.path}")
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(sorted(_methods(request))) or headers.get("Allow", "")
+            detail = f"{request.url.path} does not take {request.method}; it takes {headers['Allow']}"
+            error = HTTPException(405, detail)
+    return problem_response(to_problem(error), headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """What the path takes, by all routes of the application: the router tells the first one's methods only."""
+    routes = [route for route in request.scope["app"].routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    return {method for route in matching for method in route.methods or ()}
+
+
+HANDLERS: dict[Any, Any] = {MeshError: on_error, HTTPException: on_error, Exception: on_error}
+"""For the root application and every sub-application, so that no path answers in another form."""

@@ -1,0 +1,285 @@
+"""Shapes: what requests and answers of the API look like on the wire, and core's nouns written in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentmesh.core.agent import Skill
+from agentmesh.core.model import Usage
+from agentmesh.core.run import Entry, Run, RunState, StepRun
+from agentmesh.core.tool import Tool, ToolResult
+from agentmesh.core.workflow import Step, Workflow
+
+NAME_LENGTH = 200
+KEY_LENGTH = 512
+
+
+class _Body(BaseModel):
+    """A request body. Unknown members are refused: a misspelt `imput` must not start a run without input."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StartRun(_Body):
+    """What to start. `key`: the same key never starts two runs; the first one's answer is given again."""
+
+    workflow: Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
+    input: Any = Field(default_factory=dict)
+    key: Annotated[str | None, Field(min_length=1, max_length=KEY_LENGTH)] = None
+
+
+class CallTool(_Body):
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class SendMessage(_Body):
+    """A message to a skill of this mesh: `data` is the input itself, `text` fills its only required string property."""
+
+    skill: Annotated[str | None, Field(min_length=1, max_length=NAME_LENGTH)] = None
+    text: str | None = None
+    data: dict[str, Any] | None = None
+    context_id: Annotated[str | None, Field(min_length=1, max_length=NAME_LENGTH)] = None
+
+
+class UsageShape(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    seconds: float
+
+
+class StepShape(BaseModel):
+    """One step. `attempts` are its journal rows of kind `step.attempt`."""
+
+    path: str
+    verb: str
+    state: str
+    attempt: int
+    why: str
+    output: Any = None
+    error: dict[str, Any] | None = None
+    verdicts: list[dict[str, Any]]
+    usage: UsageShape
+    model: str | None = None
+    child: str | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    attempts: list[EntryShape]
+
+
+class EntryShape(BaseModel):
+    """A row of the journal."""
+
+    seq: int
+    kind: str
+    path: str
+    attempt: int
+    at: float
+    payload: dict[str, Any]
+
+
+class RunShape(BaseModel):
+    """A run. In a list `steps` is empty. Times are Unix seconds."""
+
+    id: str
+    workflow: str
+    definition: str
+    state: RunState
+    input: Any = None
+    output: Any = None
+    error: dict[str, Any] | None = None
+    owner: str
+    tenant: str
+    source: str
+    key: str | None = None
+    parent: str | None = None
+    parent_path: str | None = None
+    context_id: str | None = None
+    message: dict[str, Any] | None = None
+    created_at: float
+    updated_at: float
+    usage: UsageShape
+    steps: list[StepShape]
+    cancel_requested: bool
+    seq: int
+
+
+class RunsShape(BaseModel):
+    """A page of runs; `next` is the `cursor` of the page after, null on the last."""
+
+    runs: list[RunShape]
+    next: str | None = None
+    total: int
+
+
+class JournalShape(BaseModel):
+    entries: list[EntryShape]
+
+
+class ToolShape(BaseModel):
+    name: str
+    title: str | None = None
+    description: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any] | None = None
+    annotations: dict[str, Any]
+    source: str
+    server: str | None = None
+
+
+class ToolsShape(BaseModel):
+    tools: list[ToolShape]
+
+
+class ToolResultShape(BaseModel):
+    """A tool that failed has `is_error`, and says why in `text`."""
+
+    structured: Any = None
+    text: str
+    is_error: bool
+    run_id: str | None = None
+
+
+class SkillShape(BaseModel):
+    id: str
+    name: str
+    description: str
+    workflow: str
+    tags: list[str]
+    examples: list[str]
+    input_schema: dict[str, Any]
+
+
+class SkillsShape(BaseModel):
+    agents: list[SkillShape]
+    default: str | None = None
+
+
+class WorkflowShape(BaseModel):
+    name: str
+    title: str | None = None
+    description: str | None = None
+    input: dict[str, Any]
+    output_schema: dict[str, Any] | None = None
+    on: dict[str, Any]
+    steps: list[dict[str, Any]]
+
+
+class WorkflowsShape(BaseModel):
+    workflows: list[WorkflowShape]
+
+
+class ModelsShape(BaseModel):
+    models: list[dict[str, Any]]
+    default: str | None = None
+
+
+class SchedulesShape(BaseModel):
+    schedules: list[dict[str, Any]]
+
+
+class MeshShape(BaseModel):
+    name: str
+    description: str
+    version: str
+    url: str
+    pid: int
+    folder: str
+
+
+class ProblemShape(BaseModel):
+    """RFC 9457 problem details; `code` is stable, further members depend on it."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+StepShape.model_rebuild()
+
+
+def run_to_json(run: Run) -> dict[str, Any]:
+    """A run as RunShape has it, its steps in the order they began."""
+    return {
+        "id": run.id, "workflow": run.workflow, "definition": run.definition, "state": run.state.value,
+        "input": run.input, "output": run.output, "error": _plain(run.error), "owner": run.owner, "tenant": run.tenant,
+        "source": run.source, "key": run.key, "parent": run.parent, "parent_path": run.parent_path,
+        "context_id": run.context_id, "message": _plain(run.message),
+        "created_at": run.created_at, "updated_at": run.updated_at, "usage": _usage(run.usage),
+        "steps": [_step(step) for step in run.steps.values()],
+        "cancel_requested": run.cancel_requested, "seq": run.seq,
+    }  # fmt: skip
+
+
+def entry_to_json(entry: Entry) -> dict[str, Any]:
+    return {
+        "seq": entry.seq, "kind": entry.kind.value, "path": entry.path, "attempt": entry.attempt, "at": entry.at,
+        "payload": dict(entry.payload),
+    }  # fmt: skip
+
+
+def tool_to_json(tool: Tool) -> dict[str, Any]:
+    return {
+        "name": tool.name, "title": tool.title, "description": tool.description,
+        "input_schema": dict(tool.input_schema), "output_schema": _plain(tool.output_schema),
+        "annotations": dict(tool.annotations), "source": tool.source, "server": tool.server,
+    }  # fmt: skip
+
+
+def result_to_json(result: ToolResult) -> dict[str, Any]:
+    return {
+        "structured": result.structured, "text": result.text, "is_error": result.is_error, "run_id": result.run_id,
+    }  # fmt: skip
+
+
+def skill_to_json(skill: Skill) -> dict[str, Any]:
+    return {
+        "id": skill.id, "name": skill.name, "description": skill.description, "workflow": skill.workflow,
+        "tags": list(skill.tags), "examples": list(skill.examples), "input_schema": dict(skill.input_schema),
+    }  # fmt: skip
+
+
+def workflow_to_json(workflow: Workflow) -> dict[str, Any]:
+    """What a caller needs to start it, what starts it by itself, and its steps by id and verb."""
+    return {
+        "name": workflow.name, "title": workflow.title, "description": workflow.description,
+        "input": workflow.input, "output_schema": workflow.output_schema,
+        "on": workflow.on.model_dump(mode="json", exclude_none=True, include={"mcp", "a2a", "cron"}),
+        "steps": [*_steps(workflow.steps)],
+    }  # fmt: skip
+
+
+def _steps(steps: Iterable[Step]) -> Iterable[dict[str, Any]]:
+    for step in steps:
+        shape: dict[str, Any] = {"id": step.id, "verb": step.verb}
+        inner = [*(step.steps or ()), *(s for case in step.switch or () for s in case.steps), *(step.else_ or ())]
+        if inner:
+            shape["steps"] = [*_steps(inner)]
+        yield shape
+
+
+def _step(step: StepRun) -> dict[str, Any]:
+    return {
+        "path": step.path, "verb": step.verb, "state": step.state.value, "attempt": step.attempt, "why": str(step.why),
+        "output": step.output, "error": _plain(step.error), "verdicts": [dict(v) for v in step.verdicts],
+        "usage": _usage(step.usage), "model": step.model, "child": step.child,
+        "started_at": step.started_at, "ended_at": step.ended_at,
+        "attempts": [entry_to_json(entry) for entry in step.attempts],
+    }  # fmt: skip
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens, "seconds": usage.seconds,
+    }  # fmt: skip
+
+
+def _plain(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if value is None else dict(value)
