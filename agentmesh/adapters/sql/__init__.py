@@ -1,0 +1,1 @@
+"""The Store in a SQL database. SQLAlchemy Core lives here and nowhere else."""

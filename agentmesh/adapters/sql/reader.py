@@ -1,0 +1,149 @@
+"""Reader: the queries. Each method is one read transaction and blocks; the store calls them in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, bindparam, func, select, tuple_
+
+from agentmesh.adapters.sql.documents import decode, value
+from agentmesh.adapters.sql.tables import blobs, definitions, journal, runs, state
+from agentmesh.core.model import Usage
+from agentmesh.core.run import Entry, Kind, Run, RunState, fold
+from agentmesh.core.store import RunFilter, RunPage, page_cursor, page_key
+
+_INPUT, _MESSAGE, _OUTPUT = (blobs.alias(f"{name}_of") for name in ("input", "message", "output"))
+_HEADS = select(
+    runs,
+    *(
+        blob.c[column].label(f"{name}_{column}")
+        for name, blob in (("input", _INPUT), ("message", _MESSAGE), ("output", _OUTPUT))
+        for column in ("packed", "data")
+    ),
+).select_from(
+    runs.outerjoin(_INPUT, runs.c.input_blob == _INPUT.c.sha256)
+    .outerjoin(_MESSAGE, runs.c.message_blob == _MESSAGE.c.sha256)
+    .outerjoin(_OUTPUT, runs.c.output_blob == _OUTPUT.c.sha256)
+)
+_HEADS_BY_ID = _HEADS.where(runs.c.id.in_(bindparam("ids", expanding=True)))
+_ENTRIES = (
+    select(
+        journal.c.run_id, journal.c.seq, journal.c.path, journal.c.attempt, journal.c.kind, journal.c.payload,
+        journal.c.at, blobs.c.packed, blobs.c.data,
+    )
+    .select_from(journal.outerjoin(blobs, journal.c.payload_blob == blobs.c.sha256))
+    .where(journal.c.run_id.in_(bindparam("ids", expanding=True)), journal.c.seq > bindparam("past"))
+    .order_by(journal.c.run_id, journal.c.seq)
+)  # fmt: skip
+_DEFINITION = select(definitions.c.document).where(definitions.c.digest == bindparam("digest"))
+_VALUE = select(state.c.value).where(state.c.scope == bindparam("scope"), state.c.key == bindparam("key"))
+_SCOPE = select(state.c.key, state.c.value).where(state.c.scope == bindparam("scope")).order_by(state.c.key)
+
+
+class Reader:
+    """Safe to call from several threads at once, as many as the engine's pool has connections."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def load(self, run_ids: Sequence[str]) -> dict[str, Run]:
+        """Runs folded from their journals, by id; without those that are not there."""
+        found: dict[str, Run] = {}
+        with self._engine.begin() as connection:
+            for begin in range(0, len(run_ids), 500):
+                ids = list(run_ids[begin : begin + 500])
+                rows = connection.execute(_HEADS_BY_ID, {"ids": ids}).all()
+                entries = self._entries(connection, ids, 0)
+                found |= {row.id: fold(_begun(row), entries.get(row.id, ())) for row in rows}
+        return found
+
+    def entries(self, run_id: str, after: int) -> tuple[Entry, ...]:
+        with self._engine.begin() as connection:
+            return tuple(self._entries(connection, [run_id], after).get(run_id, ()))
+
+    def list_runs(self, where: RunFilter) -> RunPage:
+        before = page_key(where.cursor)
+        with self._engine.begin() as connection:
+            total = connection.scalar(_filtered(select(func.count()).select_from(runs), where)) or 0
+            query = _filtered(_HEADS, where).order_by(runs.c.created_at.desc(), runs.c.id.desc())
+            if before is not None:
+                query = query.where(tuple_(runs.c.created_at, runs.c.id) < tuple_(*before))
+            # One more than asked for tells whether there is a next page.
+            rows = connection.execute(query.limit(where.limit + 1)).all()
+        page = tuple(_listed(row) for row in rows[: where.limit])
+        return RunPage(page, page_cursor(page[-1]) if page and len(rows) > len(page) else None, total)
+
+    def definition(self, digest: str) -> Any:
+        with self._engine.begin() as connection:
+            text = connection.scalar(_DEFINITION, {"digest": digest})
+        return None if text is None else decode(text)
+
+    def get(self, scope: str, key: str) -> Any:
+        with self._engine.begin() as connection:
+            text = connection.scalar(_VALUE, {"scope": scope, "key": key})
+        return None if text is None else decode(text)
+
+    def scan(self, scope: str) -> dict[str, Any]:
+        with self._engine.begin() as connection:
+            rows = connection.execute(_SCOPE, {"scope": scope}).all()
+        return {row.key: decode(row.value) for row in rows}
+
+    def _entries(self, connection: Connection, run_ids: list[str], after: int) -> dict[str, list[Entry]]:
+        found: dict[str, list[Entry]] = {}
+        for row in connection.execute(_ENTRIES, {"ids": run_ids, "past": after}):
+            payload = value(row.payload, row.packed, row.data)
+            entry = Entry(Kind(row.kind), row.path, row.attempt, payload, row.seq, row.at)
+            found.setdefault(row.run_id, []).append(entry)
+        return found
+
+
+def _filtered(query: Select[Any], where: RunFilter) -> Select[Any]:
+    query = query.where(runs.c.tenant == where.tenant)
+    for column, wanted in (
+        (runs.c.owner, where.owner), (runs.c.workflow, where.workflow), (runs.c.context_id, where.context_id),
+        (runs.c.parent, where.parent),
+    ):  # fmt: skip
+        if wanted is not None:
+            query = query.where(column == wanted)
+    if where.states:
+        query = query.where(runs.c.state.in_([wanted.value for wanted in where.states]))
+    if where.roots:
+        query = query.where(runs.c.parent.is_(None))
+    if where.updated_after is not None:
+        query = query.where(runs.c.updated_at > where.updated_after)
+    return query
+
+
+def _begun(row: Any) -> Run:
+    """The run before its first entry."""
+    return Run(
+        id=row.id,
+        workflow=row.workflow,
+        definition=row.definition,
+        input=value(row.input, row.input_packed, row.input_data),
+        owner=row.owner,
+        tenant=row.tenant,
+        source=row.source,
+        key=row.key,
+        parent=row.parent,
+        parent_path=row.parent_path,
+        context_id=row.context_id,
+        message=value(row.message, row.message_packed, row.message_data),
+        created_at=row.created_at,
+    )
+
+
+def _listed(row: Any) -> Run:
+    """The run as its row says, without steps."""
+    return replace(
+        _begun(row),
+        state=RunState(row.state),
+        output=value(row.output, row.output_packed, row.output_data),
+        error=None if row.error is None else decode(row.error),
+        updated_at=row.updated_at,
+        usage=Usage(row.prompt_tokens, row.completion_tokens, row.cached_tokens, row.model_seconds),
+        cancel_requested=bool(row.cancel_requested),
+        seq=row.seq,
+    )

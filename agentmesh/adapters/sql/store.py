@@ -1,0 +1,253 @@
+"""SqlStore: the Store on SQLite (one process) and PostgreSQL.
+
+On one side the engine, on its event loop; on the other one writing thread and a few reading ones. The loop never
+touches the database: it turns values into JSON, hands them over and waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import anyio
+from anyio.to_thread import run_sync
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from agentmesh.adapters.changes import Changes, Subscription
+from agentmesh.adapters.lock import MeshLock
+from agentmesh.adapters.sql import database
+from agentmesh.adapters.sql.batch import Append, Ending, Start
+from agentmesh.adapters.sql.documents import Document, decode, document, encode, is_long
+from agentmesh.adapters.sql.reader import Reader
+from agentmesh.adapters.sql.tables import runs
+from agentmesh.adapters.sql.writer import Writer
+from agentmesh.core.run import Entry, Kind, Run, RunState, apply
+from agentmesh.core.store import Claim, RunFilter, RunPage
+from agentmesh.errors import StoreError
+
+T = TypeVar("T")
+READERS = 4
+"""Threads, and connections, for reading."""
+_KNOWN = 10_000
+"""Digests remembered as written, so that a definition is not sent again with each run."""
+
+
+def open_store(url: str, folder: Path, *, clock: Callable[[], float] = time.time) -> SqlStore:
+    """The store at `url`; nothing is opened before it is entered. A relative SQLite path counts from `folder`.
+
+    StoreError when the url names no database we know. `clock` gives Unix seconds for entries and leases.
+    """
+    return SqlStore(database.resolve(url, folder), clock=clock)
+
+
+class SqlStore:
+    """Runs in a database. Enter it once, on the event loop that uses it; leaving commits all that was accepted."""
+
+    def __init__(self, url: URL, *, clock: Callable[[], float] = time.time) -> None:
+        self._url = url
+        self._clock = clock
+        self._known: set[str] = set()
+        self._changes = Changes()
+        self._lock: MeshLock | None = None
+        self._engines: list[Engine] = []
+
+    async def __aenter__(self) -> Self:
+        """StoreLocked, StoreTooNew or StoreError when the database cannot be used."""
+        self._limiter = anyio.CapacityLimiter(READERS)
+        writing = await self._blocking(self._open)
+        self._reader = Reader(self._engines[1])
+        self._writer = Writer(writing, self._clock, self._changes.publish)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        # Shielded: a server that is being cancelled has accepted what is still on its way to the disk.
+        with anyio.CancelScope(shield=True):
+            self._changes.close()
+            await run_sync(self._close)
+
+    async def start_run(self, run: Run, definition: Mapping[str, Any] | None = None) -> tuple[Run, bool]:
+        created_at = run.created_at or self._clock()
+        text, said = encode(run.input), None if run.message is None else encode(run.message)
+        given, message = await _documents([text, said or ""])
+        row = {
+            "id": run.id,
+            "tenant": run.tenant,
+            "owner": run.owner,
+            "workflow": run.workflow,
+            "definition": run.definition,
+            "source": run.source,
+            "key": run.key,
+            "parent": run.parent,
+            "parent_path": run.parent_path,
+            "context_id": run.context_id,
+            "input": given.text,
+            "input_blob": given.sha256,
+            "message": None if said is None else message.text,
+            "message_blob": message.sha256,
+            "created_at": created_at,
+        }
+        blobs = [one.blob for one in (given, message) if one.blob is not None]
+        send = definition is not None and run.definition not in self._known
+        new = Start(row, blobs, encode(definition) if send else None)
+        earlier: str | None = await self._writer.submit(lambda batch: batch.start(new), rows=2)
+        if send and len(self._known) < _KNOWN:
+            self._known.add(run.definition)
+        if earlier is not None:
+            found = await self.get_run(earlier)
+            if found is None:
+                raise StoreError(f"Run {earlier} has the key {run.key!r} and cannot be read; the database is damaged.")
+            return found, False
+        begun = Run(
+            id=run.id,
+            workflow=run.workflow,
+            definition=run.definition,
+            input=decode(text),
+            owner=run.owner,
+            tenant=run.tenant,
+            source=run.source,
+            key=run.key,
+            parent=run.parent,
+            parent_path=run.parent_path,
+            context_id=run.context_id,
+            message=None if said is None else decode(said),
+            created_at=created_at,
+        )
+        return apply(begun, Entry(Kind.RUN_SUBMITTED, seq=1, at=created_at)), True
+
+    async def append(
+        self,
+        run_id: str,
+        epoch: int,
+        entries: Sequence[Entry],
+        *,
+        state: RunState | None = None,
+        put: Mapping[tuple[str, str], Any] | None = None,
+        wait: bool = True,
+    ) -> None:
+        documents = await _documents([encode(entry.payload) for entry in entries])
+        values = [(scope, key, encode(value)) for (scope, key), value in (put or {}).items()]
+        new = Append(run_id, epoch, tuple(entries), documents, state, await _ending(entries), values)
+        waits = wait or self._writer.crowded
+        future = self._writer.append(
+            lambda batch: batch.append(new), rows=len(entries) + len(values), run_id=run_id, epoch=epoch, wait=waits
+        )
+        if future is not None:
+            await future
+
+    async def request_cancel(self, run_id: str, by: str) -> Run:
+        payload = encode({"by": by})
+        await self._writer.submit(lambda batch: batch.request_cancel(run_id, payload), rows=2)
+        return (await self._read(self._reader.load, [run_id]))[run_id]
+
+    async def claim(
+        self, worker: str, *, limit: int, lease: float = 30.0, only: Sequence[str] | None = None
+    ) -> Sequence[Claim]:
+        payload = encode({"worker": worker})
+        taken: dict[str, int] = await self._writer.submit(
+            lambda batch: batch.claim(worker, payload, limit, lease, only), rows=limit
+        )
+        if not taken:
+            return ()
+        found = await self._read(self._reader.load, list(taken))
+        return [Claim(found[run_id], epoch) for run_id, epoch in taken.items()]
+
+    async def heartbeat(self, worker: str, epochs: Mapping[str, int], *, lease: float = 30.0) -> Sequence[str]:
+        held = dict(epochs)
+        lost: list[str] = await self._writer.submit(lambda batch: batch.heartbeat(worker, held, lease))
+        return lost
+
+    async def release(self, run_id: str, epoch: int) -> None:
+        await self._writer.submit(lambda batch: batch.release(run_id, epoch))
+
+    async def get_run(self, run_id: str) -> Run | None:
+        return (await self._read(self._reader.load, [run_id])).get(run_id)
+
+    async def list_runs(self, where: RunFilter) -> RunPage:
+        return await self._read(self._reader.list_runs, where)
+
+    async def entries(self, run_id: str, after: int = 0) -> Sequence[Entry]:
+        return await self._read(self._reader.entries, run_id, after)
+
+    def changes(self, run_id: str | None = None) -> Subscription:
+        return self._changes.subscribe(run_id)
+
+    async def get_definition(self, digest: str) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = await self._read(self._reader.definition, digest)
+        return found
+
+    async def get(self, scope: str, key: str) -> Any:
+        return await self._read(self._reader.get, scope, key)
+
+    async def scan(self, scope: str) -> Mapping[str, Any]:
+        return await self._read(self._reader.scan, scope)
+
+    async def put(self, scope: str, key: str, value: Any) -> None:
+        text = encode(value)
+        await self._writer.submit(lambda batch: batch.put(scope, key, text))
+
+    def _open(self) -> Engine:
+        if self._url.get_backend_name() == "sqlite":
+            file = Path(str(self._url.database))
+            self._lock = MeshLock(file.with_name(file.name + ".lock"), what="database").acquire()
+        try:
+            writing = database.connect(self._url)
+            self._engines = [writing, database.connect(self._url, reader=True, pool=READERS)]
+            database.prepare(writing)
+            if self._lock is not None:
+                _takeover(writing)
+        except BaseException:
+            self._dispose()
+            raise
+        return writing
+
+    def _close(self) -> None:
+        self._writer.stop()
+        self._dispose()
+
+    def _dispose(self) -> None:
+        # Readers first: the last connection to leave moves SQLite's log into the file, and readers may not write.
+        for engine in reversed(self._engines):
+            engine.dispose()
+        if self._lock is not None:
+            self._lock.release()
+
+    async def _read(self, query: Callable[..., T], *arguments: Any) -> T:
+        return await self._blocking(query, *arguments)
+
+    async def _blocking(self, function: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return await run_sync(partial(function, *arguments), limiter=self._limiter)
+        except DBAPIError as error:
+            raise database.store_error(error, self._url) from error
+
+
+def _takeover(engine: Engine) -> None:
+    """Ends every lease: the lock proves that whoever held them is gone, so nobody need wait for their clock."""
+    with engine.begin() as connection:
+        connection.execute(
+            runs.update().where(runs.c.lease_owner.is_not(None)).values(lease_owner=None, lease_until=0.0)
+        )
+
+
+async def _documents(texts: list[str]) -> list[Document]:
+    """The texts as they will be stored; long ones are hashed and packed in a thread."""
+    if any(map(is_long, texts)):
+        return await run_sync(lambda: [document(text) for text in texts])
+    return [Document(text) for text in texts]
+
+
+async def _ending(entries: Sequence[Entry]) -> Ending | None:
+    for entry in entries:
+        if entry.kind is Kind.RUN_COMPLETED:
+            (output,) = await _documents([encode(entry.payload.get("output"))])
+            return Ending(output)
+        if entry.kind is Kind.RUN_FAILED:
+            return Ending(error=encode(entry.payload.get("error")))
+        if entry.kind is Kind.RUN_CANCELED:
+            return Ending()
+    return None
