@@ -259,7 +259,7 @@ class Folder:
             self._run_entry(entry, state)
         elif kind is Kind.RUN_CANCEL_REQUESTED:
             self._cancel_requested = True
-        elif entry.path:
+        else:
             self._step_entry(entry)
         return self
 
@@ -276,12 +276,15 @@ class Folder:
                     self._steps[path] = replace(step, state=StepState.CANCELED, ended_at=entry.at)
 
     def _step_entry(self, entry: Entry) -> None:
+        payload = entry.payload
+        usage = usage_from_json(payload.get("usage")) if entry.kind is Kind.STEP_ATTEMPT else _NOTHING
+        if usage is not _NOTHING:
+            self._usage += usage  # was spent, whatever became of the attempt
         step = self._steps.get(entry.path)
         if step is None:
             step = StepRun(entry.path)
         elif step.state is StepState.COMPLETED:
             return
-        payload = entry.payload
         match entry.kind:
             case Kind.STEP_STARTED:
                 why = payload.get("why", Why.FIRST.value)
@@ -298,8 +301,6 @@ class Folder:
                     ended_at=None,
                 )
             case Kind.STEP_ATTEMPT:
-                usage = usage_from_json(payload.get("usage"))
-                self._usage += usage
                 step = replace(
                     step,
                     attempt=max(step.attempt, entry.attempt),

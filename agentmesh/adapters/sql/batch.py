@@ -163,6 +163,7 @@ class Batch:
         self._runs.append({**new.row, **_moving(head)})
         self._moved.pop(run_id, None)
         self._heads.keep(head)
+        self.changed[run_id] = None
         return None
 
     def append(self, new: Append) -> None:
