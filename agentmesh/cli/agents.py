@@ -19,7 +19,7 @@ def list_agents(mesh: Mesh = None, as_json: Json = False) -> None:
     from agentmesh.cli.background import connect
 
     answer = connect(mesh_folder(mesh)).get("/v1/agents")
-    skills: list[dict[str, Any]] = answer["skills"] if isinstance(answer, dict) else answer
+    skills: list[dict[str, Any]] = answer["agents"]
     if as_json:
         print_json(skills)
         return

@@ -1,7 +1,8 @@
 """Client: the command line's way to a served mesh, over its HTTP API.
 
 On one side the commands, in core's words; on the other `/v1` and problem details (RFC 9457). The server is found
-through `.agentmesh/server.json` in the mesh folder. Built on `http.client`, because the program must answer `--help` at once.
+through `.agentmesh/server.json` in the mesh folder. Built on `http.client`, because the
+program must answer `--help` at once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from agentmesh.errors import MeshError
 
 CONNECT = 5.0
 """Seconds to wait for a connection, and for an answer to the question who is there."""
+SILENCE = 60.0
+"""Seconds without a byte after which a stream counts as broken; the server sends a heartbeat every 15."""
 
 
 class Unreachable(MeshError):
@@ -62,28 +65,31 @@ class Client:
     url: str
     token: str | None = None
 
-    def get(self, path: str, *, timeout: float | None = 60.0, **query: Any) -> Any:
+    def get(self, path: str, *, timeout: float = 60.0, **query: Any) -> Any:
         given = {k: v for k, v in query.items() if v is not None and v != []}
         return self._json("GET", path + ("?" + urlencode(given, doseq=True) if given else ""), None, timeout)
 
-    def post(self, path: str, body: Any = None, *, timeout: float | None = 60.0) -> Any:
-        """`timeout` None waits as long as it takes: a tool may ask a model that is still loading."""
+    def post(self, path: str, body: Any = None, *, timeout: float = 60.0) -> Any:
         return self._json("POST", path, body, timeout)
 
-    def events(self, path: str, *, after: int = 0, timeout: float | None = None) -> Iterator[Event]:
-        """The events of a stream past `after`, as they come. Unreachable when the stream breaks; ends when it ends."""
+    def events(self, path: str, *, after: int = 0, body: Any = None) -> Iterator[Event]:
+        """The events of a stream past `after`, as they come; of a POST when there is a body. Ends when the stream ends.
+
+        Unreachable when it breaks, or is silent for longer than the server's heartbeats.
+        """
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(after)} if after else {})
-        connection, response = self._send("GET", path, None, headers, timeout)
+        connection, response = self._send("GET" if body is None else "POST", path, body, headers, SILENCE)
         try:
-            if response.status != http.client.OK:
+            if response.status >= http.client.BAD_REQUEST:
                 raise _problem(response.status, response.read())
-            yield from _read_events(response)
+            if response.status == http.client.OK:
+                yield from _read_events(response)
         except (OSError, http.client.HTTPException) as e:
             raise Unreachable(f"the connection to {self.url} broke: {_reason(e)}") from e
         finally:
             connection.close()
 
-    def _json(self, method: str, path: str, body: Any, timeout: float | None) -> Any:
+    def _json(self, method: str, path: str, body: Any, timeout: float) -> Any:
         connection, response = self._send(method, path, body, {"Accept": "application/json"}, timeout)
         try:
             content = response.read()
@@ -99,7 +105,7 @@ class Client:
             raise Unreachable(f"what answers at {self.url} is not AgentMesh: its answer to {path} is not JSON") from e
 
     def _send(
-        self, method: str, path: str, body: Any, headers: dict[str, str], timeout: float | None
+        self, method: str, path: str, body: Any, headers: dict[str, str], timeout: float
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         where = urlsplit(self.url)
         connect = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
@@ -148,7 +154,8 @@ def find(folder: Path) -> Client | None:
 
 def _read_events(response: http.client.HTTPResponse) -> Iterator[Event]:
     """Server-sent events (HTML Living Standard, 9.2.6), with JSON in `data`."""
-    name, data, ident = "message", [], None
+    name, ident = "message", None
+    data: list[str] = []
     for raw in response:
         line = raw.decode("utf-8", "replace").rstrip("\r\n")
         if not line:

@@ -10,13 +10,21 @@ from typing import Any
 
 from agentmesh.errors import InvalidInput
 
-TYPES = {"null": type(None), "boolean": bool, "integer": int, "number": (int, float), "array": list, "object": dict}
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "null": type(None),
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+    "array": list,
+    "object": dict,
+}
 
 
 def parse(given: Sequence[str], schema: Mapping[str, Any]) -> dict[str, Any]:
     """`k=v` pairs as an object. `k=@file` reads a file, `k=@-` stdin, `k=@@x` is the text `@x`.
 
-    `@file` alone is a file with the whole object. InvalidInput when a pair has no `=`, a name comes twice, a file cannot be read or a value does not fit its type.
+    `@file` alone is a file with the whole object. InvalidInput when a pair has no `=`, a name comes twice, a file
+    cannot be read or a value does not fit its type.
     """
     result: dict[str, Any] = {}
     properties = schema.get("properties") if isinstance(schema.get("properties"), Mapping) else {}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -56,10 +57,11 @@ app.command("mcp")(serve.mcp)
 app.command("doctor")(doctor.doctor)
 
 
-def main() -> None:
-    """Runs the command line. Every error is one sentence on stderr and an exit status."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line (None: of this process). Every error is one sentence on stderr and an exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = app(standalone_mode=True)
+        status = app(given, prog_name="agentmesh")
     except MeshError as e:
         note(e.message)
         status = exit_status(e)
@@ -70,7 +72,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = OK
     except Exception as e:
-        if "--traceback" in sys.argv:
+        if "--traceback" in given:
             raise
         note(f"unexpected {type(e).__name__}: {e} (a fault of AgentMesh; `agentmesh --traceback ...` shows where)")
         status = FAILED

@@ -18,7 +18,7 @@ def status(mesh: Mesh = None, as_json: Json = False) -> None:
     from agentmesh.cli.background import connect
 
     answer = connect(mesh_folder(mesh)).get("/v1/models")
-    models: list[dict[str, Any]] = answer["models"] if isinstance(answer, dict) else answer
+    models: list[dict[str, Any]] = answer["models"]
     if as_json:
         print_json(models)
         return

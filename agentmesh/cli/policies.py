@@ -11,7 +11,7 @@ app = typer.Typer(no_args_is_help=True, help="Test policies.")
 
 
 @app.command("test")
-def test_policies(mesh: Mesh = None, as_json: Json = False) -> None:
+def run_cases(mesh: Mesh = None, as_json: Json = False) -> None:
     """Run every case of every policy file; all policies decide together, as they do in the server."""
     from agentmesh.adapters.files import load_mesh
     from agentmesh.core.policy import Action, PolicyCase, PolicyFile, Principal, decide

@@ -32,7 +32,7 @@ def run(
     folder = mesh_folder(mesh)
     client = connect(folder, start=True)
     definition = client.get(f"/v1/workflows/{segment(workflow)}")
-    body = {"workflow": workflow, "input": parse(inputs or (), definition.get("input") or {})}
+    body = {"workflow": workflow, "input": parse(inputs or (), definition["input"])}
     started = client.post("/v1/runs", body | ({"key": key} if key else {}))
     if detach:
         print_json({"id": started["id"], "state": started["state"]}) if as_json else print(started["id"])
@@ -69,7 +69,7 @@ def list_runs(
     state: Annotated[
         list[str] | None, typer.Option(help="Only runs in this state; may be given several times.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1000)] = 20,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=200)] = 20,
     cursor: Annotated[str | None, typer.Option(help="Go on after the page that gave this.")] = None,
     mesh: Mesh = None,
     as_json: Json = False,
@@ -101,7 +101,7 @@ def show(run_id: RunId = None, mesh: Mesh = None, as_json: Json = False) -> None
     print(f"{found['id']}  {found['workflow']}  {found['state']}  from {found.get('source')}, {begun}")
     if found.get("steps"):
         print()
-        print_table(("STEP", "VERB", "STATE", "ATTEMPT", "TOOK", ""), [_row(step) for step in _steps(found)], "")
+        print_table(("STEP", "VERB", "STATE", "ATTEMPT", "TOOK", ""), [_row(step) for step in found["steps"]], "")
     if _error(found):
         print(f"\n{_error(found)}")
     if found.get("output") is not None:
@@ -140,11 +140,6 @@ def _newest(client: Client) -> str:
     if not runs:
         raise WrongUsage("there are no runs yet; `agentmesh run WORKFLOW` starts one")
     return str(runs[0]["id"])
-
-
-def _steps(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    steps = found["steps"]
-    return list(steps.values()) if isinstance(steps, Mapping) else list(steps)
 
 
 def _row(step: Mapping[str, Any]) -> tuple[Any, ...]:

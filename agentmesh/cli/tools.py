@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
 
+from agentmesh.cli.client import Client, Problem, Unreachable, segment
 from agentmesh.cli.options import FAILED, Inputs, Json, Mesh, WrongUsage, mesh_folder
 from agentmesh.cli.output import first_line, note, print_json, print_table, print_value
 
@@ -18,7 +20,7 @@ def list_tools(mesh: Mesh = None, as_json: Json = False) -> None:
     """List the tools of this mesh."""
     from agentmesh.cli.background import connect
 
-    tools = _tools(connect(mesh_folder(mesh)).get("/v1/tools"))
+    tools = connect(mesh_folder(mesh)).get("/v1/tools")["tools"]
     if as_json:
         print_json(tools)
         return
@@ -35,28 +37,35 @@ def call(
 ) -> None:
     """Call a tool and print its answer."""
     from agentmesh.cli.background import connect
-    from agentmesh.cli.client import segment
     from agentmesh.cli.inputs import parse
 
     client = connect(mesh_folder(mesh), start=True)
-    tools = {t["name"]: t for t in _tools(client.get("/v1/tools"))}
+    tools = {t["name"]: t for t in client.get("/v1/tools")["tools"]}
     if name not in tools:
         raise WrongUsage(f"there is no tool {name!r}{_near(name, list(tools))}")
     arguments = parse(inputs or (), _schema(tools[name]))
-    # No time limit of our own: a tool may ask a model that is still loading, and the server has its limits.
-    result = client.post(f"/v1/tools/{segment(name)}/call", {"arguments": arguments}, timeout=None)
-    if result.get("is_error"):
-        note(f"{name} failed: {result.get('text') or 'it does not say why'}")
+    result = _result(client, f"/v1/tools/{segment(name)}/call", {"arguments": arguments})
+    if result["is_error"]:
+        note(f"{name} failed: {result['text'] or 'it does not say why'}")
         raise typer.Exit(FAILED)
+    answer = result["text"] if result["structured"] is None else result["structured"]
     if as_json:
-        print_json(result["structured"] if result.get("structured") is not None else result.get("text"))
+        print_json(answer)
     else:
-        print_value(result["structured"] if result.get("structured") is not None else result.get("text"))
+        print_value(answer)
 
 
-def _tools(answer: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = answer["tools"] if isinstance(answer, dict) else answer
-    return found
+def _result(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Waits for a tool's answer, saying meanwhile what goes on. Leaving (Ctrl-C) cancels the call."""
+    for event in client.events(path, body=body):
+        if event.name == "notice":
+            print(f"  {event.data['message']}", file=sys.stderr, flush=True)
+        elif event.name == "problem":
+            raise Problem(int(event.data.get("status", 500)), event.data)
+        elif event.name == "result":
+            result: dict[str, Any] = event.data
+            return result
+    raise Unreachable("the server stopped before the tool answered")
 
 
 def _schema(tool: dict[str, Any]) -> dict[str, Any]:
