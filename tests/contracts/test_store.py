@@ -1,10 +1,9 @@
-"""Every Store keeps the contract: in memory, on SQLite, and on PostgreSQL where AGENTMESH_TEST_POSTGRES names a server."""
+"""Every Store keeps the contract: memory, SQLite, and PostgreSQL where AGENTMESH_TEST_POSTGRES names a server."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from sqlalchemy import create_engine, text
 from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.sql.database import resolve
 from agentmesh.adapters.sql.store import open_store
-from agentmesh.core.store import Store
 from tests.contracts import store as contract
 
 pytestmark = pytest.mark.anyio
@@ -27,24 +25,18 @@ KINDS = [
 
 
 @pytest.fixture(params=KINDS)
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[contract.Bench]:
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> contract.Bench:
     """One store of each kind, empty."""
     kind: str = request.param
     if kind == "memory":
-        memory = MemoryStore(clock=lambda: bench.clock())
-
-        @asynccontextmanager
-        async def same() -> AsyncIterator[Store]:
-            yield memory
-
-        bench = contract.Bench(same, durable=False)
-        yield bench
-        return
+        store = MemoryStore(clock=lambda: made.now)
+        made = contract.Bench(lambda: store, durable=False)
+        return made
     url = POSTGRES if kind == "postgres" and POSTGRES else "sqlite:///mesh.db"
     if kind == "postgres":
         _empty(url)
-    bench = contract.Bench(lambda: open_store(url, tmp_path, clock=bench.clock), durable=True)
-    yield bench
+    made = contract.Bench(lambda: open_store(url, tmp_path, clock=lambda: made.now), durable=True)
+    return made
 
 
 def _empty(url: str) -> None:

@@ -8,11 +8,12 @@ are read, and locked, in every batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, Executable, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agentmesh.adapters.sql.documents import Blob, Document
@@ -93,6 +94,31 @@ _MOVE = runs.update().where(runs.c.id == bindparam("run")).values({c: bindparam(
 _END = runs.update().where(runs.c.id == bindparam("run")).values(
     {c: bindparam(c) for c in (*_MOVING, "output", "output_blob", "error")}
 )  # fmt: skip
+
+
+class _Many:
+    """A statement for many rows, compiled once.
+
+    SQLAlchemy's own treatment of each row's parameters takes longer than SQLite takes to write the row.
+    """
+
+    def __init__(self, statement: Executable) -> None:
+        self._statement = statement
+        self._compiled: dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]] = {}
+
+    def __call__(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        known = self._compiled.get(connection.dialect.name)
+        if known is None:
+            compiled: Any = self._statement.compile(dialect=connection.dialect)  # type: ignore[attr-defined]
+            order = compiled.positiontup  # None: the driver takes parameters by name
+            known = str(compiled), dict if order is None else itemgetter(*order)
+            self._compiled[connection.dialect.name] = known
+        text, arrange = known
+        connection.exec_driver_sql(text, [arrange(row) for row in rows])
+
+
+_JOURNAL = _Many(journal.insert())
+_MOVED = _Many(_MOVE)
 
 
 class Heads(dict[str, Head]):
@@ -254,12 +280,12 @@ class Batch:
         if self._runs:
             execute(runs.insert(), self._runs)
         if self._entries:
-            execute(journal.insert(), self._entries)
+            _JOURNAL(self._connection, self._entries)
         ended = [_ended(self._moved.pop(run_id), ending) for run_id, ending in self._ended.items()]
         if ended:
             execute(_END, ended)
         if self._moved:
-            execute(_MOVE, [{"run": head.id, **_moving(head)} for head in self._moved.values()])
+            _MOVED(self._connection, [{"run": head.id, **_moving(head)} for head in self._moved.values()])
         if self._values:
             execute(
                 self._new_value,
