@@ -1,8 +1,8 @@
 """What the protocols ask of us, clause by clause, and the tests that hold it.
 
-An entry's id begins with the protocol and its revision, and ends with the page and heading of the specification. A test says which
-entries it holds with `@covers("ID", …)`; `test_requirements.py` fails when an entry has no test, or a test names no entry. Each
-protocol has its table in `requirements_NAME.py`: `ENTRIES`, from id to what must hold.
+An entry's id begins with the protocol and its revision, and ends with the page and heading of the specification. A
+test says which entries it holds with `@covers("ID", …)`; `test_requirements.py` fails when an entry has no test, or a
+test names no entry. Each protocol has its table in `requirements_NAME.py`: `ENTRIES`, from id to what must hold.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Test = TypeVar("Test", bound=Callable[..., object])
 
 
 def covers(*ids: str) -> Callable[[Test], Test]:
-    """Says that a test holds these entries. Read from the source, not at run time, so that a partial run knows it all."""
+    """Says that a test holds these entries. Read from the source, not at run time: a partial run knows them all."""
     assert ids
 
     def unchanged(test: Test) -> Test:

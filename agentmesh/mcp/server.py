@@ -263,7 +263,7 @@ class _Front:
         await (self._whole if legacy else self._app)(scope, receive, plainly)
 
     async def _check_id(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuses a request whose id is no id: the SDK would take it for a notification, in this era, and never answer."""
+        """Refuses a request whose id is no id: in this era the SDK takes it for a notification and never answers."""
         whole = await receive()  # the whole body, by RequestBodyLimitMiddleware
         again = iter((whole,))
 

@@ -68,6 +68,8 @@ class FakeTools:
             case "echo":
                 value = {"text": call.arguments["text"], "who": principal.subject}
                 return ToolResult(structured=value, run_id="0190-run")
+            case "mirrored":
+                return ToolResult(structured=dict(call.arguments))
             case "list":
                 return ToolResult(structured=[1, 2, 3])
             case "steps":
@@ -184,20 +186,16 @@ async def serving(app: Any) -> AsyncIterator[str]:
         sock.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
-        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-        async with anyio.create_task_group() as group:
-            group.start_soon(_serve, server, sock)
-            with anyio.fail_after(10):
-                while not server.started:
-                    await anyio.lowlevel.checkpoint()
-            try:
-                yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-            finally:
-                server.should_exit = True
-
-
-async def _serve(server: uvicorn.Server, sock: socket.socket) -> None:
-    await server._serve([sock])
+        config.load()
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(
+            [sock]
+        )  # without uvicorn's main loop, whose ticks would cost each test a fifth of a second
+        try:
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            server.force_exit = True
+            await server.shutdown([sock])
 
 
 @asynccontextmanager
