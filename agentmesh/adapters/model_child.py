@@ -113,7 +113,10 @@ class ModelChild:
         try:
             await self._tasks.__aexit__(None, None, None)
         finally:
-            if not self._keep:
+            if self._keep:
+                if self._spawned is not None:
+                    self._spawned.returncode = 0  # left running on purpose: nothing to warn about
+            else:
                 with anyio.CancelScope(shield=True):
                     await self.stop()
         return None

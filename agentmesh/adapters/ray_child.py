@@ -40,6 +40,7 @@ T = TypeVar("T")
 HEARTBEAT = 2.0
 POLL = 0.4
 START_TIME = 120.0
+PROGRAM = (sys.executable, "-m", "agentmesh.adapters.ray_deploy")
 CALL_TIME = 20.0
 
 
@@ -50,14 +51,15 @@ class Arguments:
     grace: float
     address: str | None
     restarts: int
+    program: tuple[str, ...] = PROGRAM
+    """What starts this again."""
 
 
 class Child:
     """Everything the process does; `run` returns its exit status."""
 
-    def __init__(self, arguments: Arguments) -> None:
-        self._given = arguments
-        self._cluster = Cluster(arguments.home, arguments.run, arguments.address)
+    def __init__(self, arguments: Arguments, cluster: Cluster, version: str = __version__) -> None:
+        self._given, self._cluster, self._version = arguments, cluster, version
         self._wanted: dict[str, Spec] | None = None
         """None until a server has said what to deploy."""
         self._deployed: dict[str, Spec] = {}
@@ -165,10 +167,8 @@ class Child:
         arguments = ["--home", str(given.home.folder), "--run", str(given.run), "--grace", str(given.grace)]
         if given.address:
             arguments += ["--address", given.address]
-        os.execv(  # noqa: S606  the same program, with the same pid and mark
-            sys.executable,
-            [sys.executable, "-m", "agentmesh.adapters.ray_deploy", *arguments, "--restarts", str(restarts)],
-        )
+        # The same program, with the same pid and mark.
+        os.execv(given.program[0], [*given.program, *arguments, "--restarts", str(restarts)])  # noqa: S606
 
     def _end_all(self) -> None:
         left = end_marked(os.environ[MARK], spare={os.getpid()})
@@ -215,7 +215,7 @@ class Child:
                     hello = await _read_line(lines)
                 if not secrets.compare_digest(str(hello.get("token", "")), self._token):
                     return
-                about = {"version": __version__, "protocol": PROTOCOL, "pid": os.getpid()}
+                about = {"version": self._version, "protocol": PROTOCOL, "pid": os.getpid()}
                 await stream.send(to_line({"hello": about}))
                 self._servers += 1
                 try:
@@ -290,18 +290,27 @@ async def _read_line(lines: BufferedByteReceiveStream) -> dict[str, Any]:
     return message
 
 
-def main() -> int:
+def read_arguments(program: tuple[str, ...] = PROGRAM) -> Arguments:
     parser = argparse.ArgumentParser(prog="agentmesh.adapters.ray_deploy")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--grace", type=float, default=600.0)
     parser.add_argument("--address")
     parser.add_argument("--restarts", type=int, default=0)
-    given = parser.parse_args()
+    given, _ = parser.parse_known_args()
+    return Arguments(Home(given.home), given.run, given.grace, given.address, given.restarts, program)
+
+
+def serve(child: Child) -> None:
+    """Run a child in this process, as the reaper of whatever it starts."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     logging.getLogger("agentmesh").setLevel(logging.INFO)
     become_subreaper()
-    child = Child(Arguments(Home(given.home), given.run, given.grace, given.address, given.restarts))
     body: Callable[[], Awaitable[None]] = child.run
     anyio.run(body)
+
+
+def main() -> int:
+    given = read_arguments()
+    serve(Child(given, Cluster(given.home, given.run, given.address)))
     return 0
