@@ -1,0 +1,77 @@
+"""The agent card: this mesh as one A2A agent, each workflow with `on.a2a` a skill (A2A 1.0.1 section 4.4)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from a2a.types import a2a_pb2 as pb
+from google.protobuf.json_format import MessageToDict
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agentmesh import __version__
+from agentmesh.a2a.convert import EXTENSION, JSON_TYPE, TEXT
+from agentmesh.core.agent import Skill
+from agentmesh.core.json_text import write_json
+from agentmesh.core.mesh import Mesh
+from agentmesh.engine import Engine
+
+PATH = "/.well-known/agent-card.json"
+CACHE = "private, max-age=60"
+"""What an agent offers changes only with a restart; the ETag makes asking again cheap (A2A 1.0.1 section 8.6)."""
+PROTOCOL = "1.0"
+
+
+def build_card(mesh: Mesh, skills: Sequence[Skill], base_url: str) -> pb.AgentCard:
+    """The card of a mesh. `base_url`: where clients reach it, without a slash at the end."""
+    interfaces = [
+        pb.AgentInterface(url=f"{base_url}/a2a", protocol_binding=binding, protocol_version=PROTOCOL)
+        for binding in ("JSONRPC", "HTTP+JSON")
+    ]
+    extension = pb.AgentExtension(
+        uri=EXTENSION, description=f"metadata[{EXTENSION!r}], or metadata['skill'], names the skill a message is for."
+    )
+    return pb.AgentCard(
+        name=mesh.name,
+        description=mesh.file.description or f"The {mesh.name} mesh of AgentMesh.",
+        version=__version__,
+        supported_interfaces=interfaces,
+        capabilities=pb.AgentCapabilities(
+            streaming=True, push_notifications=False, extended_agent_card=False, extensions=[extension]
+        ),
+        default_input_modes=[TEXT, JSON_TYPE],
+        default_output_modes=[TEXT, JSON_TYPE],
+        skills=[
+            pb.AgentSkill(
+                id=skill.id,
+                name=skill.name,
+                description=skill.description or skill.name,
+                tags=skill.tags or ("workflow",),
+                examples=skill.examples,
+            )
+            for skill in skills
+        ],
+    )
+
+
+def card_to_json(card: pb.AgentCard) -> dict[str, Any]:
+    """The card as it goes out: required lists stand there even when they are empty."""
+    return {"skills": [], **MessageToDict(card)}
+
+
+def card_route(engine: Engine, base_url: str) -> Route:
+    """The card at its well-known path: what the one who asks may see, with an ETag."""
+
+    async def show_card(request: Request) -> Response:
+        skills = engine.agents.skills(request.state.principal)
+        body = write_json(card_to_json(build_card(engine.mesh, skills, base_url)))
+        headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": CACHE}
+        known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+        if known & {headers["ETag"], "*"}:
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type="application/json")
+
+    return Route(PATH, show_card)

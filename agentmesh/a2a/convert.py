@@ -1,0 +1,263 @@
+"""Core nouns as A2A 1.0 types and back, and every error as A2A's, decided in one place: `to_a2a_error`."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from a2a.server.jsonrpc_models import JSONRPCError
+from a2a.server.request_handlers.response_helpers import EXCEPTION_MAP
+from a2a.types import a2a_pb2 as pb
+from a2a.utils.errors import (
+    A2A_ERROR_MAPPING,
+    JSON_RPC_ERROR_CODE_MAP,
+    A2AError,
+    ContentTypeNotSupportedError,
+    ErrorMapping,
+    InternalError,
+    InvalidParamsError,
+    TaskNotCancelableError,
+    TaskNotFoundError,
+    UnsupportedOperationError,
+)
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from agentmesh.core.agent import Message, Part
+from agentmesh.core.json_text import MAX_EXACT, write_json
+from agentmesh.core.run import JSON, Run, RunState, StepState
+from agentmesh.errors import (
+    CallerError,
+    Conflict,
+    InvalidInput,
+    MeshError,
+    NotBuilt,
+    NotFound,
+    PolicyDenied,
+    TooLarge,
+)
+
+log = logging.getLogger(__name__)
+
+EXTENSION = "urn:agentmesh:a2a:skill:1"
+"""URI of the extension by which a message names its skill: its key in `metadata`. The bare key `skill` is read too."""
+ARTIFACT = "output"
+"""artifactId of a task's one artifact."""
+TEXT, JSON_TYPE = "text/plain", "application/json"
+
+STATES: Mapping[RunState, pb.TaskState] = {
+    RunState.SUBMITTED: pb.TASK_STATE_SUBMITTED,
+    RunState.WORKING: pb.TASK_STATE_WORKING,
+    RunState.INPUT_REQUIRED: pb.TASK_STATE_INPUT_REQUIRED,
+    RunState.AUTH_REQUIRED: pb.TASK_STATE_AUTH_REQUIRED,
+    RunState.COMPLETED: pb.TASK_STATE_COMPLETED,
+    RunState.FAILED: pb.TASK_STATE_FAILED,
+    RunState.CANCELED: pb.TASK_STATE_CANCELED,
+    RunState.REJECTED: pb.TASK_STATE_REJECTED,
+}
+RUN_STATES: Mapping[int, RunState] = {wire: state for state, wire in STATES.items()}
+
+
+class PermissionDeniedError(A2AError):
+    """A policy says no. A2A names no error for it; HTTP and gRPC do, and JSON-RPC leaves -32000 to servers."""
+
+    message = "Permission denied"
+
+
+A2A_ERROR_MAPPING[PermissionDeniedError] = ErrorMapping(403, "PERMISSION_DENIED", "PERMISSION_DENIED")
+JSON_RPC_ERROR_CODE_MAP[PermissionDeniedError] = -32000
+EXCEPTION_MAP[PermissionDeniedError] = JSONRPCError
+
+ERRORS: tuple[tuple[type[MeshError], type[A2AError]], ...] = (
+    (InvalidInput, InvalidParamsError),
+    (NotFound, InvalidParamsError),
+    (PolicyDenied, PermissionDeniedError),
+    (TooLarge, InvalidParamsError),
+    (Conflict, UnsupportedOperationError),
+    (NotBuilt, UnsupportedOperationError),
+    (CallerError, InvalidParamsError),
+)
+"""The first class that fits decides; what is not the caller's fault is an InternalError."""
+TASK_ERRORS: Mapping[type[MeshError], type[A2AError]] = {NotFound: TaskNotFoundError, Conflict: TaskNotCancelableError}
+"""The same where the request named a task."""
+
+
+def to_a2a_error(error: Exception, *, task: bool = False) -> A2AError:
+    """An error as A2A has it. `task`: the request named one.
+
+    What is not the caller's is logged with an id, and only that goes out.
+    """
+    if isinstance(error, A2AError):
+        return error
+    if isinstance(error, CallerError):
+        kind = TASK_ERRORS.get(type(error)) if task else None
+        kind = kind or next(wire for ours, wire in ERRORS if isinstance(error, ours))
+        return kind(message=error.message, data={"code": error.code, **_strings(error.data)})
+    incident = str(uuid.uuid4())
+    log.error("A2A request failed, id %s", incident, exc_info=error)
+    said = error.message if isinstance(error, MeshError) else "the server failed at this"
+    return InternalError(message=f"{said}; its log says more under id {incident}", data={"id": incident})
+
+
+def to_task(run: Run, *, history_length: int | None = None, accepted: Sequence[str] = ()) -> pb.Task:
+    """A run as a task. `accepted`: the media types that the client takes, all when empty."""
+    task = pb.Task(id=run.id, context_id=context_of(run), status=to_status(run))
+    if run.message is not None and history_length != 0:
+        task.history.append(to_message(run, run.message))
+    if run.state is RunState.COMPLETED:
+        task.artifacts.append(to_artifact(run.output, accepted))
+    return task
+
+
+def context_of(run: Run) -> str:
+    """Its contextId; a run that no message started is a context of its own."""
+    return run.context_id or run.id
+
+
+def to_status(run: Run, line: str | None = None, ident: str | None = None) -> pb.TaskStatus:
+    """The status of a task, with `line` (else what the run's state means) as its message."""
+    return pb.TaskStatus(
+        state=STATES[run.state],
+        timestamp=to_timestamp(run.updated_at or run.created_at),
+        message=pb.Message(
+            message_id=ident or f"{run.id}.{run.seq}",
+            role=pb.ROLE_AGENT,
+            task_id=run.id,
+            context_id=context_of(run),
+            parts=[pb.Part(text=line or say(run), media_type=TEXT)],
+        ),
+    )
+
+
+def say(run: Run) -> str:
+    """What the state of a run means, in plain words."""
+    match run.state:
+        case RunState.SUBMITTED:
+            return "accepted, waiting for a worker"
+        case RunState.WORKING:
+            busy = [step.path for step in run.steps.values() if step.state is StepState.RUNNING]
+            return f"working on {', '.join(busy[:5])}" if busy else "working"
+        case RunState.FAILED | RunState.REJECTED:
+            error = run.error or {}
+            where = f" at {error['path']}" if error.get("path") else ""
+            return f"{run.state.value}{where}: {error.get('message') or 'no reason was recorded'}"
+        case _:
+            return run.state.value.replace("_", " ")
+
+
+def to_artifact(output: JSON, accepted: Sequence[str] = ()) -> pb.Artifact:
+    """A run's output: the same JSON as text and as data."""
+    parts = []
+    if accepts(accepted, TEXT):
+        parts.append(pb.Part(text=write_json(output).decode(), media_type=TEXT))
+    if accepts(accepted, JSON_TYPE):
+        part = pb.Part(media_type=JSON_TYPE)
+        ParseDict(_doubles(output), part.data)
+        parts.append(part)
+    return pb.Artifact(artifact_id=ARTIFACT, name=ARTIFACT, parts=parts)
+
+
+def accepts(accepted: Sequence[str], media_type: str) -> bool:
+    """Whether a client that named these media types (none: any) takes this one."""
+    ranges = {mode.partition(";")[0].strip().lower() for mode in accepted}
+    return not ranges or bool(ranges & {media_type, f"{media_type.partition('/')[0]}/*", "*/*"})
+
+
+def to_message(run: Run, message: Mapping[str, Any]) -> pb.Message:
+    """The message that started a run, as it stands in the task's history."""
+    wire = pb.Message(
+        message_id=str(message.get("messageId", "")),
+        role=pb.ROLE_AGENT if message.get("role") == "agent" else pb.ROLE_USER,
+        task_id=run.id,
+        context_id=context_of(run),
+    )
+    for part in message.get("parts") or ():
+        if part.get("text") is not None:
+            wire.parts.append(pb.Part(text=part["text"]))
+        else:
+            wire.parts.append(pb.Part())
+            ParseDict(_doubles(part.get("data")), wire.parts[-1].data)
+    if message.get("metadata"):
+        ParseDict(_doubles(dict(message["metadata"])), wire.metadata)
+    return wire
+
+
+def from_message(wire: pb.Message, context_id: str) -> Message:
+    """A message from the wire. `context_id`: for a message that names none."""
+    return Message(
+        message_id=wire.message_id,
+        role="agent" if wire.role == pb.ROLE_AGENT else "user",
+        parts=[_from_part(part, index) for index, part in enumerate(wire.parts)],
+        context_id=wire.context_id or context_id,
+        task_id=wire.task_id or None,
+        metadata=_integers(MessageToDict(wire.metadata)),
+    )
+
+
+def _from_part(part: pb.Part, index: int) -> Part:
+    media_type = part.media_type.partition(";")[0].strip().lower()
+    match part.WhichOneof("content"):
+        case "text" if media_type in ("", JSON_TYPE) or media_type.startswith("text/"):
+            return Part(text=part.text, media_type=part.media_type or None)
+        case "data" if media_type in ("", JSON_TYPE) or media_type.endswith("+json"):
+            return Part(data=_integers(MessageToDict(part.data)), media_type=part.media_type or None)
+        case None:
+            raise InvalidParamsError(f"message.parts[{index}] is empty; give it `text` or `data`")
+        case content:
+            what = part.media_type or content
+            raise ContentTypeNotSupportedError(
+                f"message.parts[{index}] is {what}; this agent takes `text` parts of text and `data` parts of JSON"
+            )
+
+
+def skill_of(sources: Iterable[Mapping[str, Any]]) -> str | None:
+    """The skill that the metadata of a message or its request names."""
+    for metadata in sources:
+        for key in (EXTENSION, "skill"):
+            named = metadata.get(key)
+            if isinstance(named, Mapping):
+                named = named.get("skill")
+            if isinstance(named, str) and named:
+                return named
+            if named is not None:
+                raise InvalidParamsError(f"metadata[{key!r}] must be the id of a skill as a string")
+    return None
+
+
+def to_timestamp(seconds: float) -> Timestamp:
+    """Microseconds, as far as a double keeps them."""
+    micros = int(seconds * 1e6)
+    return Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000)
+
+
+def from_timestamp(stamp: Timestamp) -> float:
+    return float(stamp.seconds + stamp.nanos / 1e9)
+
+
+def _integers(value: JSON) -> JSON:
+    """JSON as it was before protobuf made every number a double. Larger ones than a double keeps never get here."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) <= MAX_EXACT else value
+    if isinstance(value, dict):
+        return {key: _integers(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_integers(member) for member in value]
+    return value
+
+
+def _doubles(value: JSON) -> JSON:
+    """JSON that protobuf can hold. An integer past every double becomes text; the text part has it exactly."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if abs(value) < 2**1023 else str(value)
+    if isinstance(value, Mapping):
+        return {key: _doubles(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_doubles(member) for member in value]
+    return value
+
+
+def _strings(data: Mapping[str, Any]) -> dict[str, Any]:
+    """ErrorInfo metadata is a map of strings (google.rpc.ErrorInfo)."""
+    return {key: item if isinstance(item, str) else write_json(item).decode() for key, item in data.items()}
