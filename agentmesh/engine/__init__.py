@@ -76,11 +76,10 @@ def build_engine(
     models = Models(mesh, backend, guard)
     definitions = Definitions(mesh, backend, store)
     runs = Runs(mesh, store, definitions, guard, bus, clock=clock, random=random)
-    tools = Tools(mesh, store, runs, models, guard, bus, functions=functions)
-    agents = Agents(mesh, runs, guard)
+    tools = Tools(mesh, store, runs, definitions, guard, bus, functions=functions)
+    agents = Agents(mesh, runs, definitions, guard)
     worker = Worker(
-        mesh, store, definitions, runs, tools, agents, models, bus,
-        clock=clock, random=random, sleep=sleep, functions=functions,
+        store, definitions, runs, tools, models, guard, bus, clock=clock, random=random, sleep=sleep,
         name=worker_name or f"worker-{os.getpid()}-{random.getrandbits(32):08x}",
         concurrency=concurrency, lease=lease, heartbeat=heartbeat,
     )  # fmt: skip

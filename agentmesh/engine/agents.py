@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import anyio
+
 from agentmesh.core.agent import Message, Skill
 from agentmesh.core.mesh import Mesh
-from agentmesh.core.policy import Principal
-from agentmesh.core.run import Run
+from agentmesh.core.policy import Action, Principal
+from agentmesh.core.run import JSON, Run
+from agentmesh.engine.definitions import Definitions
 from agentmesh.engine.guard import Guard
 from agentmesh.engine.runs import Runs
+from agentmesh.errors import InvalidInput, NotFound
+
+CANCEL_WAIT = 5.0
+"""Seconds that `cancel_task` waits for the end of what it has cancelled."""
 
 
 class Agents:
     """The mesh as one agent: each workflow with `on.a2a` is a skill."""
 
-    def __init__(self, mesh: Mesh, runs: Runs, guard: Guard) -> None: ...
+    def __init__(self, mesh: Mesh, runs: Runs, definitions: Definitions, guard: Guard) -> None:
+        self._mesh = mesh
+        self._runs = runs
+        self._definitions = definitions
+        self._guard = guard
+        self._skills = {skill.id: skill for skill in mesh.skills.values()}
 
     def skills(self, principal: Principal) -> list[Skill]:
         """The skills that the principal may list, by id. Does not wait."""
-        raise NotImplementedError
+        return [
+            skill
+            for _, skill in sorted(self._skills.items())
+            if self._guard.allows(principal, Action("agents.list", f"agent:{skill.id}", listing=True))
+        ]
 
     async def send_message(
         self, principal: Principal, message: Message, *, skill: str | None = None, key: str | None = None
@@ -27,11 +47,63 @@ class Agents:
         `skill` None: `a2a.default` of agentmesh.yaml, else the only skill there is. An object data part is the input, else the
         joined text fills the only required string property, else InvalidInput names what is missing. `key`: see Runs.start.
         """
-        raise NotImplementedError
+        chosen = self._choose(skill)
+        definition = self._definitions.pin(chosen.workflow)
+        input = input_of([part.to_json() for part in message.parts], definition.workflow.input, chosen.id)
+        self._guard.authorize(principal, Action("agents.send", f"agent:{chosen.id}", input))
+        run, _ = await self._runs.begin(
+            principal,
+            definition,
+            input,
+            key=key,
+            source="a2a",
+            context_id=message.context_id,
+            message=message.to_json(),
+        )
+        return run
 
     async def get_task(self, principal: Principal, run_id: str) -> Run:
-        raise NotImplementedError
+        return await self._runs.get(principal, run_id)
 
     async def cancel_task(self, principal: Principal, run_id: str) -> Run:
         """Cancels and waits a moment for the end. Conflict when it has ended already."""
-        raise NotImplementedError
+        run = await self._runs.cancel(principal, run_id)
+        if not run.state.terminal:
+            with anyio.move_on_after(CANCEL_WAIT):
+                await self._runs.end_of(run_id)
+        return await self._runs.get(principal, run_id)
+
+    def _choose(self, skill: str | None) -> Skill:
+        named = skill or self._mesh.file.a2a.default
+        if named is None and len(self._skills) == 1:
+            named = next(iter(self._skills))
+        there = ", ".join(sorted(self._skills)) or "none"
+        if named is None:
+            raise InvalidInput(f"the message names no skill and the mesh has no default; name one of: {there}")
+        if named not in self._skills:
+            close = get_close_matches(named, self._skills, 1)
+            raise NotFound(
+                f"there is no skill {named!r}" + (f"; did you mean {close[0]!r}?" if close else f"; there are: {there}")
+            )
+        return self._skills[named]
+
+
+def input_of(parts: list[Mapping[str, Any]], schema: Mapping[str, Any], skill: str) -> JSON:
+    """The input that a message's parts are, by the rule of A2A messages and runs. Not yet checked against the schema."""
+    data = [part["data"] for part in parts if isinstance(part.get("data"), Mapping)]
+    if len(data) > 1:
+        raise InvalidInput(f"the message has {len(data)} data parts; skill {skill!r} takes one object as its input")
+    if data:
+        return data[0]
+    text = "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    properties = schema.get("properties", {})
+    required = list(schema.get("required", ()))
+    if text and len(required) == 1 and properties.get(required[0], {}).get("type") == "string":
+        return {required[0]: text}
+    if not text and not required:
+        return {}
+    missing = ", ".join(required) or "nothing by itself"
+    raise InvalidInput(
+        f"skill {skill!r} needs a data part with an object as its input (required: {missing}); "
+        + ("text alone does not say which is which" if text else "the message has neither text nor such a part")
+    )

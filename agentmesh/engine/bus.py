@@ -21,6 +21,7 @@ class Subscription:
 
     def __init__(self) -> None:
         self._event = anyio.Event()
+        self._end = anyio.Event()
         self.changed = False
         """The journal may have grown since `wait` returned last."""
         self.notices: deque[str] = deque(maxlen=256)
@@ -30,10 +31,20 @@ class Subscription:
     def wake(self) -> None:
         self._event.set()
 
+    def end(self, run: Run) -> None:
+        self.ended = run
+        self.changed = True
+        self._event.set()
+        self._end.set()
+
     async def wait(self) -> None:
         """Returns when there is something new; at once when there has been since the last return."""
         await self._event.wait()
         self._event = anyio.Event()
+
+    async def wait_end(self) -> None:
+        """Returns when the run has ended in this process; what happens before does not wake it."""
+        await self._end.wait()
 
 
 class Bus:
@@ -42,6 +53,7 @@ class Bus:
     def __init__(self) -> None:
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._owned: dict[str, Callable[[str], None]] = {}
+        self._parents: dict[str, str] = {}
         self._started = anyio.Event()
         self._listeners: set[Callable[[str], None]] = set()
 
@@ -64,17 +76,18 @@ class Bus:
             subscription.wake()
 
     def notice(self, run_id: str, line: str) -> None:
-        """A line in plain words that is shown to watchers and forgotten."""
-        for subscription in self._subscriptions.get(run_id, ()):
-            subscription.notices.append(line)
-            subscription.wake()
+        """A line in plain words that is shown to watchers and forgotten; to those of the run's parents too."""
+        at: str | None = run_id
+        while at is not None:
+            for subscription in self._subscriptions.get(at, ()):
+                subscription.notices.append(line)
+                subscription.wake()
+            at = self._parents.get(at)
 
     def ended(self, run: Run) -> None:
         """A run reached its end in this process; its terminal entry is committed."""
         for subscription in self._subscriptions.get(run.id, ()):
-            subscription.ended = run
-            subscription.changed = True
-            subscription.wake()
+            subscription.end(run)
         for listener in tuple(self._listeners):
             listener(run.id)
 
@@ -99,12 +112,15 @@ class Bus:
         if self._started.is_set():
             self._started = anyio.Event()
 
-    def own(self, run_id: str, cancel: Callable[[str], None]) -> None:
+    def own(self, run_id: str, parent: str | None, cancel: Callable[[str], None]) -> None:
         """This process executes the run; `cancel(by)` stops it at once."""
         self._owned[run_id] = cancel
+        if parent is not None:
+            self._parents[run_id] = parent
 
     def disown(self, run_id: str) -> None:
         self._owned.pop(run_id, None)
+        self._parents.pop(run_id, None)
 
     def owns(self, run_id: str) -> bool:
         return run_id in self._owned

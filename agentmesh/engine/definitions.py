@@ -1,10 +1,49 @@
-"""Definitions: what a run is pinned to, so that it ends though the files have changed or gone."""
+"""Definitions: what a run is pinned to, so that it ends though the files have changed or gone.
+
+A definition's document is JSON: a workflow (or the one tool) with every tool, child workflow and skill it names, directly or not,
+and the revisions of the models they ask. It is stored under its hash when a run starts; children are pinned from their parent's
+definition, never from the files of the day.
+"""
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
-from agentmesh.core.mesh import Mesh
+
+from agentmesh.core.mesh import Mesh, definition_hash
 from agentmesh.core.model import ModelBackend
 from agentmesh.core.store import Store
+from agentmesh.core.tool import Tool, ToolSpec
+from agentmesh.core.workflow import Step, Workflow
+from agentmesh.errors import Fail, NotFound
+
+FORMAT = 1
+TOOL = "tool:"
+"""What `Run.workflow` begins with when the run is one tool's call."""
+ASK = "ask"
+"""Id of the one step of a tool that asks a model."""
+_KEPT = 512
+"""Loaded definitions kept in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a run needs to run. `workflows`, `tools`, `specs` and `skills` hold what it names, directly or not."""
+
+    digest: str
+    name: str
+    """`Run.workflow`: a workflow's name, or `tool:NAME`."""
+    workflow: Workflow
+    workflows: Mapping[str, Workflow]
+    tools: Mapping[str, Tool]
+    specs: Mapping[str, ToolSpec]
+    skills: Mapping[str, str]
+    """Workflow by skill."""
+    default_model: str | None
+    revisions: Mapping[str, str]
+    document: Mapping[str, Any] = field(repr=False)
 
 
 class Definitions:
@@ -12,3 +51,234 @@ class Definitions:
 
     def __init__(self, mesh: Mesh, backend: ModelBackend, store: Store) -> None:
         self._mesh = mesh
+        self._backend = backend
+        self._store = store
+        self._loaded: OrderedDict[str, Definition] = OrderedDict()
+        self._pinned: dict[tuple[str, tuple[tuple[str, str], ...]], Definition] = {}
+        self._models: dict[str, tuple[str, ...]] = {}
+        self._stored: set[str] = set()
+        self._skills = {skill.id: skill.workflow for skill in mesh.skills.values()}
+
+    def pin(self, name: str) -> Definition:
+        """The definition of a workflow, or of `tool:NAME`, as the mesh's files and models stand now. NotFound when there is none."""
+        if name not in self._models:
+            names = _Closure(self._mesh.workflows, self._mesh.tools, self._mesh.specs, self._skills).of(name)
+            default = self._mesh.file.default_model
+            self._models[name] = tuple(sorted({model or default or "" for model in names.models} - {""}))
+        states = self._backend.status() if self._models[name] else {}
+        revisions = tuple((m, states[m].revision if m in states else "") for m in self._models[name])
+        definition = self._pinned.get((name, revisions))
+        if definition is None:
+            definition = _pin(
+                name, self._mesh.workflows, self._mesh.tools, self._mesh.specs, self._skills,
+                self._mesh.file.default_model, dict(revisions),
+            )  # fmt: skip
+            self._pinned[name, revisions] = definition
+            self._keep(definition)
+        return definition
+
+    def pin_child(self, parent: Definition, name: str) -> Definition:
+        """The definition of a workflow (or tool) that the parent's definition holds."""
+        child = _pin(
+            name, parent.workflows, parent.tools, parent.specs, parent.skills, parent.default_model, parent.revisions
+        )
+        return self._loaded.get(child.digest) or self._keep(child)
+
+    def document(self, definition: Definition) -> Mapping[str, Any] | None:
+        """What to hand to `Store.start_run`: None when this process has stored it before."""
+        return None if definition.digest in self._stored else definition.document
+
+    def stored(self, definition: Definition) -> None:
+        """A run was recorded with the document."""
+        self._stored.add(definition.digest)
+
+    async def load(self, digest: str) -> Definition:
+        """The definition a run is pinned to. Fail when the store does not have it, or a later release wrote it."""
+        definition = self._loaded.get(digest)
+        if definition is not None:
+            self._loaded.move_to_end(digest)
+            return definition
+        document = await self._store.get_definition(digest)
+        if document is None:
+            raise Fail(f"the definition {digest[:12]} that this run is pinned to is not in the store")
+        return self._keep(load(digest, document))
+
+    def _keep(self, definition: Definition) -> Definition:
+        self._loaded[definition.digest] = definition
+        if len(self._loaded) > _KEPT:
+            self._loaded.popitem(last=False)
+        return definition
+
+
+def load(digest: str, document: Mapping[str, Any]) -> Definition:
+    """A definition from its document."""
+    if document.get("format") != FORMAT:
+        raise Fail(
+            f"the definition {digest[:12]} has format {document.get('format')!r}; this release reads {FORMAT}: "
+            "run it with the release that started it"
+        )
+    workflows = {name: Workflow.model_validate(value) for name, value in document["workflows"].items()}
+    specs = {name: ToolSpec.model_validate(value) for name, value in document["specs"].items()}
+    name = document["name"]
+    return Definition(
+        digest=digest,
+        name=name,
+        workflow=_main(name, workflows, specs),
+        workflows=workflows,
+        tools={name: Tool(**value) for name, value in document["tools"].items()},
+        specs=specs,
+        skills=document["skills"],
+        default_model=document["default_model"],
+        revisions=document["revisions"],
+        document=document,
+    )
+
+
+def _pin(
+    name: str,
+    workflows: Mapping[str, Workflow],
+    tools: Mapping[str, Tool],
+    specs: Mapping[str, ToolSpec],
+    skills: Mapping[str, str],
+    default_model: str | None,
+    revisions: Mapping[str, str],
+) -> Definition:
+    names = _Closure(workflows, tools, specs, skills).of(name)
+    workflows = {n: workflows[n] for n in sorted(names.workflows)}
+    tools = {n: tools[n] for n in sorted(names.tools)}
+    specs = {n: specs[n] for n in sorted(names.tools) if n in specs}
+    skills = {n: skills[n] for n in sorted(names.skills)}
+    asked = {model or default_model for model in names.models}
+    revisions = {model: revision for model, revision in revisions.items() if model in asked}
+    document = {
+        "format": FORMAT,
+        "name": name,
+        "workflows": {n: w.model_dump(mode="json", by_alias=True, exclude_unset=True) for n, w in workflows.items()},
+        "tools": {n: _tool_to_json(t) for n, t in tools.items()},
+        "specs": {n: s.model_dump(mode="json", by_alias=True, exclude_unset=True) for n, s in specs.items()},
+        "skills": skills,
+        "default_model": default_model,
+        "revisions": revisions,
+    }
+    return Definition(
+        digest=definition_hash(document),
+        name=name,
+        workflow=_main(name, workflows, specs),
+        workflows=workflows,
+        tools=tools,
+        specs=specs,
+        skills=skills,
+        default_model=default_model,
+        revisions=revisions,
+        document=document,
+    )
+
+
+def _tool_to_json(tool: Tool) -> dict[str, Any]:
+    return {
+        "name": tool.name, "description": tool.description, "input_schema": dict(tool.input_schema),
+        "output_schema": None if tool.output_schema is None else dict(tool.output_schema), "title": tool.title,
+        "annotations": dict(tool.annotations), "source": tool.source, "server": tool.server,
+    }  # fmt: skip
+
+
+def _main(name: str, workflows: Mapping[str, Workflow], specs: Mapping[str, ToolSpec]) -> Workflow:
+    if not name.startswith(TOOL):
+        return workflows[name]
+    spec = specs[name.removeprefix(TOOL)]
+    step: dict[str, Any] = {"id": ASK, "llm": spec.llm}
+    if spec.validate_:
+        step["validate"] = spec.validate_
+    if spec.on_invalid:
+        step["on_invalid"] = spec.on_invalid
+    if spec.timeout is not None:
+        step["timeout"] = spec.timeout
+    return Workflow(name="tool", input=spec.input, steps=(Step.model_validate(step),))
+
+
+def workflow_of_tool(tool: Tool, spec: ToolSpec | None) -> str | None:
+    """`Run.workflow` of a tool's calls: its workflow, itself when it asks a model, None when it passes through."""
+    if spec is None:
+        return tool.source.removeprefix("workflow:")
+    if spec.workflow is not None:
+        return spec.workflow
+    return TOOL + tool.name if spec.llm is not None else None
+
+
+def steps_of(workflow: Workflow) -> Iterator[Step]:
+    """Every step, those inside blocks too."""
+    waiting = list(workflow.steps)
+    while waiting:
+        step = waiting.pop()
+        yield step
+        waiting.extend(step.steps or ())
+        waiting.extend(step.else_ or ())
+        for case in step.switch or ():
+            waiting.extend(case.steps)
+
+
+class _Closure:
+    """Every name that a workflow names, and those name, until there are no more."""
+
+    def __init__(
+        self,
+        workflows: Mapping[str, Workflow],
+        tools: Mapping[str, Tool],
+        specs: Mapping[str, ToolSpec],
+        skills: Mapping[str, str],
+    ) -> None:
+        self._source = (workflows, tools, specs, skills)
+        self.workflows: set[str] = set()
+        self.tools: set[str] = set()
+        self.skills: set[str] = set()
+        self.models: set[str | None] = set()
+
+    def of(self, name: str) -> _Closure:
+        if name.startswith(TOOL):
+            self._tool(name.removeprefix(TOOL))
+        else:
+            self._workflow(name)
+        return self
+
+    def _workflow(self, name: str) -> None:
+        if name in self.workflows:
+            return
+        workflow = self._source[0].get(name)
+        if workflow is None:
+            raise NotFound(f"there is no workflow {name!r}")
+        self.workflows.add(name)
+        for step in steps_of(workflow):
+            if step.tool is not None:
+                self._tool(step.tool)
+            if step.workflow is not None:
+                self._workflow(step.workflow)
+            if step.agent is not None and step.agent.skill is not None:
+                self._skill(step.agent.skill)
+            if step.llm is not None:
+                self._asks(step.llm.model, step.on_invalid)
+
+    def _tool(self, name: str) -> None:
+        if name in self.tools:
+            return
+        tool, spec = self._source[1].get(name), self._source[2].get(name)
+        if tool is None:
+            raise NotFound(f"there is no tool {name!r}")
+        self.tools.add(name)
+        workflow = workflow_of_tool(tool, spec)
+        if spec is not None and spec.llm is not None:
+            self._asks(spec.llm.model, spec.on_invalid)
+        elif workflow is not None:
+            self._workflow(workflow)
+
+    def _skill(self, skill: str) -> None:
+        workflow = self._source[3].get(skill)
+        if workflow is None:
+            raise NotFound(f"there is no skill {skill!r}")
+        self.skills.add(skill)
+        self._workflow(workflow)
+
+    def _asks(self, model: str | None, on_invalid: tuple[Any, ...]) -> None:
+        self.models.add(model)
+        for stage in on_invalid:
+            if isinstance(stage, Mapping) and isinstance(stage.get("escalate"), Mapping):
+                self.models.add(stage["escalate"].get("model"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -12,25 +14,27 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from agentmesh.core.context import Context
-from agentmesh.errors import NotFound
+from agentmesh.errors import Fail
 
 
 def resolve_function(name: str) -> Callable[..., Any]:
-    """The function behind `package.module:function`; NotFound says which part of the name is wrong."""
+    """The function behind `package.module:function`; Fail says which part of the name is wrong."""
     module_name, _, attribute = name.partition(":")
     if not attribute:
-        raise NotFound(f"{name!r} does not name a function; write package.module:function")
+        raise Fail(f"{name!r} does not name a function; write package.module:function")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise NotFound(f"cannot import {module_name!r} for the function {name!r}: {error}; is the package installed?") from error
+        raise Fail(
+            f"cannot import {module_name!r} for the function {name!r}: {error}; is the package installed?"
+        ) from error
     function: Any = module
     for part in attribute.split("."):
         function = getattr(function, part, None)
         if function is None:
-            raise NotFound(f"module {module_name!r} has no {attribute!r}")
+            raise Fail(f"module {module_name!r} has no {attribute!r}")
     if not callable(function):
-        raise NotFound(f"{name!r} is not a function")
+        raise Fail(f"{name!r} is not a function")
     return function  # type: ignore[no-any-return]
 
 
@@ -43,6 +47,25 @@ def _shape(function: Callable[..., Any]) -> tuple[bool, bool]:
         first = None
     called = function if inspect.isfunction(function) or inspect.ismethod(function) else type(function).__call__
     return first == "ctx", inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
+def wants_context(function: Callable[..., Any]) -> bool:
+    """Whether the function's first parameter is named `ctx`."""
+    return _shape(function)[0]
+
+
+def from_thread(notify: Callable[[str], None]) -> Callable[[str], None]:
+    """`notify` for use from the event loop's thread and from a function's own."""
+    loop = asyncio.get_running_loop()
+    home = threading.get_ident()
+
+    def call(line: str) -> None:
+        if threading.get_ident() == home:
+            notify(line)
+        else:
+            loop.call_soon_threadsafe(notify, line)
+
+    return call
 
 
 async def call_function(

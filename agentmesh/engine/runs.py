@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import random as random_
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
+import anyio
+
 from agentmesh.core.mesh import Mesh
-from agentmesh.core.policy import Principal
-from agentmesh.core.run import JSON, Entry, Run, RunEvent
+from agentmesh.core.policy import Action, Principal
+from agentmesh.core.run import JSON, Entry, Folder, Kind, Run, RunEvent, RunState, new_run_id
 from agentmesh.core.store import RunFilter, RunPage, Store
-from agentmesh.engine.bus import Bus
-from agentmesh.engine.definitions import Definitions
-from agentmesh.engine.guard import Guard
+from agentmesh.engine.bus import Bus, Subscription
+from agentmesh.engine.definitions import Definition, Definitions
+from agentmesh.engine.guard import LOCAL, Guard, owns, resource_of
+from agentmesh.engine.validators import require_input
+from agentmesh.errors import Conflict, NotFound
+
+LOOK_AGAIN = 2.0
+"""Seconds after which a waiter reads the store though nobody in this process said that something changed."""
 
 
 class Runs:
@@ -22,7 +31,13 @@ class Runs:
         self, mesh: Mesh, store: Store, definitions: Definitions, guard: Guard, bus: Bus,
         *, clock: Callable[[], float], random: random_.Random,
     ) -> None:  # fmt: skip
-        ...
+        self._mesh = mesh
+        self._store = store
+        self._definitions = definitions
+        self._guard = guard
+        self._bus = bus
+        self._clock = clock
+        self._random = random
 
     async def start(
         self,
@@ -42,26 +57,195 @@ class Runs:
         NotFound, PolicyDenied (runs.start), InvalidInput before anything is recorded, Conflict for a key used with another
         workflow or input.
         """
-        raise NotImplementedError
+        if workflow not in self._mesh.workflows:
+            close = get_close_matches(workflow, self._mesh.workflows, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise NotFound(f"there is no workflow {workflow!r} in this mesh{hint}")
+        self._guard.authorize(principal, Action("runs.start", f"workflow:{workflow}", input))
+        run, _ = await self.begin(
+            principal, self._definitions.pin(workflow), input, key=key, source=source, context_id=context_id,
+            message=message, parent=parent, parent_path=parent_path,
+        )  # fmt: skip
+        return run
+
+    async def begin(
+        self,
+        principal: Principal,
+        definition: Definition,
+        input: JSON,
+        *,
+        run_id: str | None = None,
+        key: str | None = None,
+        source: str,
+        context_id: str | None = None,
+        message: Mapping[str, Any] | None = None,
+        parent: str | None = None,
+        parent_path: str | None = None,
+    ) -> tuple[Run, bool]:
+        """Like `start` for the engine's other verbs, which have asked the policies themselves; False when the key's run was there."""
+        require_input(definition.workflow.input, input)
+        asked = Run(
+            id=run_id or self.new_id(), workflow=definition.name, definition=definition.digest, input=input,
+            owner=principal.subject, tenant=principal.tenant, source=source, key=key, parent=parent,
+            parent_path=parent_path, context_id=context_id, message=message, created_at=self._clock(),
+        )  # fmt: skip
+        run, new = await self._store.start_run(asked, self._definitions.document(definition))
+        if new:
+            self._definitions.stored(definition)
+            if parent is None:
+                self._bus.started()
+        elif not owns(principal, run) or (run.workflow, run.parent) != (asked.workflow, parent) or run.input != input:
+            raise Conflict(f"the key {key!r} was used for another run; use a new key, or the same workflow and input")
+        return run, new
+
+    def new_id(self) -> str:
+        return new_run_id(self._clock(), self._random.randbytes(10))
 
     async def get(self, principal: Principal, run_id: str) -> Run:
-        raise NotImplementedError
+        run = await self._owned(principal, run_id)
+        self._guard.authorize(principal, Action("runs.read", resource_of(run.workflow)))
+        return run
 
     async def list(self, principal: Principal, where: RunFilter) -> RunPage:
-        """Heads of the principal's runs, newest first; tenant and owner of `where` are overruled by who asks."""
-        raise NotImplementedError
+        """Heads of the principal's runs, newest first; tenant and owner of `where` are overruled by who asks.
+
+        Runs that the principal may not read are left out, so that a page may hold fewer than `limit`.
+        """
+        resource = "workflow:*" if where.workflow is None else resource_of(where.workflow)
+        self._guard.authorize(principal, Action("runs.list", resource, listing=True))
+        owner = where.owner if principal.subject == LOCAL else principal.subject
+        page = await self._store.list_runs(replace(where, tenant=principal.tenant, owner=owner))
+        allowed: dict[str, bool] = {}
+        for name in {run.workflow for run in page.runs}:
+            allowed[name] = self._guard.allows(principal, Action("runs.read", resource_of(name), listing=True))
+        return replace(page, runs=tuple(run for run in page.runs if allowed[run.workflow]))
 
     async def journal(self, principal: Principal, run_id: str, after: int = 0) -> Sequence[Entry]:
-        raise NotImplementedError
+        await self.get(principal, run_id)
+        return await self._store.entries(run_id, after)
 
     async def cancel(self, principal: Principal, run_id: str) -> Run:
-        """Asks the run to end, its children too; work in flight here stops at once. Conflict when it has ended already."""
-        raise NotImplementedError
+        """Asks the run to end, its children too; work in flight here stops at once. Conflict when it has ended already.
 
-    def watch(self, principal: Principal, run_id: str, *, after: int = 0) -> AsyncIterator[RunEvent]:
+        The run that comes back may still be WORKING, with `cancel_requested`; `wait` for the end.
+        """
+        run = await self._owned(principal, run_id)
+        self._guard.authorize(principal, Action("runs.cancel", resource_of(run.workflow)))
+        if run.state.terminal:
+            raise Conflict(f"run {run_id} has ended already: it is {run.state.value}")
+        return await self.request_cancel(run_id, principal.subject)
+
+    async def request_cancel(self, run_id: str, by: str) -> Run:
+        """Cancels without asking the policies: a parent its child, a call its run. Does nothing to a run that has ended."""
+        run = await self._store.request_cancel(run_id, by)
+        if run.state.terminal:
+            self._bus.ended(run)
+        elif not self._bus.cancel(run_id, by):
+            self._bus.started()  # perhaps given back and waiting for a claim, which ends it
+        return run
+
+    async def watch(self, principal: Principal, run_id: str, *, after: int = 0) -> AsyncIterator[RunEvent]:
         """Entries past `after`, then live ones and notices; ends after the terminal entry. No gap, no repetition."""
-        raise NotImplementedError
+        run = await self.get(principal, run_id)
+        async for event in self.follow(run, after=after):
+            yield event
+
+    async def follow(self, run: Run, *, after: int = 0) -> AsyncIterator[RunEvent]:
+        """Like `watch`, of a run that the caller has been found to own."""
+        folder = Folder(as_submitted(run))
+        with self._bus.subscribe(run.id) as subscription:
+            while True:
+                subscription.changed = False
+                for entry in await self._store.entries(run.id, folder.seq):
+                    folder.add(entry)
+                    if entry.seq > after:
+                        yield RunEvent(folder.run, entry, describe(entry))
+                if folder.state.terminal:
+                    return
+                while subscription.notices:
+                    yield RunEvent(folder.run, None, subscription.notices.popleft())
+                if not subscription.changed:
+                    with anyio.move_on_after(LOOK_AGAIN):
+                        await subscription.wait()
 
     async def wait(self, principal: Principal, run_id: str) -> Run:
         """The run when it has ended."""
-        raise NotImplementedError
+        run = await self.get(principal, run_id)
+        if not run.state.terminal:
+            await self.end_of(run_id)
+            run = await self._owned(principal, run_id)
+        return run
+
+    async def end_of(self, run_id: str, subscription: Subscription | None = None) -> Run:
+        """The head of a run when it has ended.
+
+        `subscription`: made before the run was recorded, so that a run that ends in this process costs no read of the store.
+        """
+        if subscription is None:
+            with self._bus.subscribe(run_id) as subscription:
+                head = await self._store.get_run(run_id)
+                if head is None:
+                    raise NotFound(f"there is no run {run_id!r}")
+                return head if head.state.terminal else await self.end_of(run_id, subscription)
+        while subscription.ended is None:
+            with anyio.move_on_after(LOOK_AGAIN):
+                await subscription.wait_end()
+            if subscription.ended is None and not self._bus.owns(run_id):
+                head = await self._store.get_run(run_id)
+                if head is not None and head.state.terminal:
+                    return head
+        return subscription.ended
+
+    async def _owned(self, principal: Principal, run_id: str) -> Run:
+        run = await self._store.get_run(run_id)
+        if run is None or not owns(principal, run):
+            raise NotFound(f"there is no run {run_id!r}")
+        return run
+
+
+def as_submitted(run: Run) -> Run:
+    """The run as it was before its first entry, to fold its journal onto."""
+    return Run(
+        id=run.id, workflow=run.workflow, definition=run.definition, input=run.input, owner=run.owner,
+        tenant=run.tenant, source=run.source, key=run.key, parent=run.parent, parent_path=run.parent_path,
+        context_id=run.context_id, message=run.message, created_at=run.created_at,
+    )  # fmt: skip
+
+
+def describe(entry: Entry) -> str:
+    """An entry as a line in plain words."""
+    error = entry.payload.get("error") or {}
+    match entry.kind:
+        case Kind.RUN_SUBMITTED:
+            return "submitted"
+        case Kind.RUN_WORKING:
+            return "working"
+        case Kind.RUN_CANCEL_REQUESTED:
+            return f"{entry.payload.get('by')} asks to cancel"
+        case Kind.RUN_COMPLETED:
+            return RunState.COMPLETED.value
+        case Kind.RUN_FAILED:
+            return f"failed: {error.get('message', '')}"
+        case Kind.RUN_CANCELED:
+            return RunState.CANCELED.value
+        case Kind.STEP_STARTED:
+            why = entry.payload.get("why", "first")
+            return f"{entry.path} started" if why == "first" else f"{entry.path} started again: {why}"
+        case Kind.STEP_INTENT:
+            return f"{entry.path} is about to act"
+        case Kind.STEP_CHILD:
+            return f"{entry.path} handed over to {entry.payload.get('workflow')} ({entry.payload.get('run')})"
+        case Kind.STEP_ATTEMPT:
+            if error:
+                return f"{entry.path} attempt {entry.attempt} failed: {error.get('message', '')}"
+            failed = sum(v.get("outcome") != "pass" for v in entry.payload.get("verdicts") or ())
+            return f"{entry.path} attempt {entry.attempt} " + (
+                f"did not pass {failed} checks" if failed else "answered"
+            )
+        case Kind.STEP_COMPLETED:
+            return f"{entry.path} completed"
+        case Kind.STEP_FAILED:
+            return f"{entry.path} failed: {error.get('message', '')}"
+        case Kind.STEP_SKIPPED:
+            return f"{entry.path} skipped"
+    return str(entry.kind.value)

@@ -1,22 +1,137 @@
-"""Worker: claims runs, executes them, records what happens, and says that it is alive."""
+"""Worker: claims runs, executes them, and says that it is alive."""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import random as random_
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
+
+from agentmesh.core.store import Claim, Store
+from agentmesh.engine.bus import Bus
+from agentmesh.engine.definitions import Definitions
+from agentmesh.engine.execution import Bench, Execution
+from agentmesh.engine.guard import Guard
+from agentmesh.engine.models import Models
+from agentmesh.engine.runs import Runs
+from agentmesh.engine.tools import Tools
+from agentmesh.errors import StoreError
+
+log = logging.getLogger("agentmesh.engine")
+POLL = 1.0
+"""Seconds between claims when nobody in this process started a run: for runs whose worker died, or of another process."""
+GRACE = 5.0
+"""Seconds that steps in flight get when the worker stops."""
 
 
 class Worker:
     """Executes runs of this process. Also carries the store's changes to watchers, so it must run for watch() to hear them."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    def __init__(
+        self, store: Store, definitions: Definitions, runs: Runs, tools: Tools, models: Models, guard: Guard, bus: Bus,
+        *, clock: Callable[[], float], random: random_.Random, sleep: Callable[[float], Awaitable[None]],
+        name: str, concurrency: int, lease: float, heartbeat: float,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self._store = store
+        self._bus = bus
+        self._concurrency = concurrency
+        self._lease = lease
+        self._heartbeat = heartbeat
+        self._active: dict[str, Execution] = {}
+        self._roots = 0
+        self._stopping = anyio.Event()
+        self._idle = anyio.Event()
+        self._tasks: TaskGroup
+        self._bench = Bench(
+            store, definitions, runs, tools, models, guard, bus, random, clock, sleep,
+            adopt=self._adopt, stopping=self._stopping.is_set,
+        )  # fmt: skip
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """The loop. Returns after `stop`; when cancelled, gives its runs back to the store first."""
-        raise NotImplementedError
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._carry, self._store.changes())
+            self._tasks.start_soon(self._say_alive)
+            task_status.started()
+            await self._claim_until_stopped()
+            with anyio.move_on_after(GRACE):
+                while self._active:
+                    self._idle = anyio.Event()
+                    await self._idle.wait()
+            self._tasks.cancel_scope.cancel()
 
     def stop(self) -> None:
         """Claims nothing more, gives steps in flight a moment, then lets `run` return. May be called twice, or before `run`."""
-        raise NotImplementedError
+        self._stopping.set()
+        self._bus.started()
+
+    @property
+    def active(self) -> int:
+        """Runs that are executed now, children counted in."""
+        return len(self._active)
+
+    async def _claim_until_stopped(self) -> None:
+        while not self._stopping.is_set():
+            self._bus.take_started()
+            free = self._concurrency - self._roots
+            if free > 0:
+                try:
+                    for claim in await self._store.claim(self.name, limit=free, lease=self._lease):
+                        self._begin(claim)
+                except StoreError:
+                    log.exception("no run could be claimed; trying again in %s s", POLL)
+            with anyio.move_on_after(POLL):
+                await self._bus.wait_started()
+
+    async def _adopt(self, run_id: str) -> None:
+        if run_id not in self._active:
+            for claim in await self._store.claim(self.name, limit=1, lease=self._lease, only=[run_id]):
+                self._begin(claim)
+
+    def _begin(self, claim: Claim) -> None:
+        execution = Execution(self._bench, claim)
+        run = claim.run
+        self._active[run.id] = execution
+        self._roots += run.parent is None
+        self._bus.own(run.id, run.parent, execution.cancel)
+        self._tasks.start_soon(self._execute, execution, name=f"run {run.id}")
+
+    async def _execute(self, execution: Execution) -> None:
+        run = execution.run
+        try:
+            await execution.execute()
+        except Exception:
+            # The run's own failure is recorded by `execute`; what arrives here is ours, and must not take the worker down.
+            log.exception("the execution of run %s broke; it goes on when its lease is over", run.id)
+        finally:
+            if self._active.get(run.id) is execution:
+                del self._active[run.id]
+                self._bus.disown(run.id)
+            self._roots -= run.parent is None
+            if run.parent is None and self._roots == self._concurrency - 1:
+                self._bus.started()  # a place is free
+            if not self._active:
+                self._idle.set()
+
+    async def _carry(self, changes: AsyncIterator[str]) -> None:
+        async for run_id in changes:
+            self._bus.changed(run_id)
+
+    async def _say_alive(self) -> None:
+        while True:
+            await anyio.sleep(self._heartbeat)
+            epochs = {run_id: execution.epoch for run_id, execution in self._active.items()}
+            if not epochs:
+                continue
+            try:
+                lost = await self._store.heartbeat(self.name, epochs, lease=self._lease)
+            except StoreError:
+                log.exception("the leases of %d runs could not be extended", len(epochs))
+                continue
+            for run_id in lost:
+                execution = self._active.get(run_id)
+                if execution is not None and execution.epoch == epochs[run_id]:
+                    execution.lose()

@@ -1,0 +1,73 @@
+"""ScriptedModel: a ModelBackend that answers from a script, for tests of workflows without a model."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from agentmesh.core.model import ChatChunk, ChatRequest, ModelState, ModelStatus, Progress, Usage
+from agentmesh.errors import ModelUnavailable
+
+Said = str | Mapping[str, Any] | list[Any] | BaseException
+"""A text, a JSON value that is said as text, or an error that is raised."""
+Script = Callable[[ChatRequest], "Said | Awaitable[Said]"]
+
+
+class ScriptedModel:
+    """Answers every model of the mesh from `script`: a function of the request, or answers that are given one after another.
+
+    `requests` keeps what was asked. When a list of answers is at its end the model is unavailable.
+    """
+
+    def __init__(
+        self, script: Script | Iterable[Said], *, revision: str = "scripted", loading: Iterable[str] = ()
+    ) -> None:
+        """`loading`: lines of progress that the first request hears before its answer."""
+        if callable(script):
+            self._script: Script = script
+        else:
+            answers = iter(tuple(script))
+            self._script = lambda _: next(answers, ModelUnavailable("the script has no more answers"))
+        self._revision = revision
+        self._loading = list(loading)
+        self.requests: list[ChatRequest] = []
+
+    async def chat(self, request: ChatRequest, progress: Progress | None = None) -> AsyncIterator[ChatChunk]:
+        self.requests.append(request)
+        while self._loading:
+            line = self._loading.pop(0)
+            if progress is not None:
+                progress(line)
+        said = self._script(request)
+        if inspect.isawaitable(said):
+            said = await said
+        if isinstance(said, BaseException):
+            raise said
+        text = said if isinstance(said, str) else json.dumps(said)
+        asked = sum(len(str(message.get("content", "")).split()) for message in request.messages)
+        pieces = text.split(" ") if request.stream else [text]
+        for i, piece in enumerate(pieces[:-1]):
+            yield ChatChunk(text=piece + " ")
+        yield ChatChunk(
+            text=pieces[-1], finish_reason="stop", model=f"{request.model}@{self._revision}",
+            usage=Usage(prompt_tokens=asked, completion_tokens=len(text.split())),
+        )  # fmt: skip
+
+    def status(self) -> Mapping[str, ModelStatus]:
+        return _Always(self._revision)
+
+
+class _Always(dict[str, ModelStatus]):
+    """Every model is ready, whatever its name."""
+
+    def __init__(self, revision: str) -> None:
+        super().__init__()
+        self._revision = revision
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str)
+
+    def __missing__(self, name: str) -> ModelStatus:
+        return ModelStatus(name, ModelState.READY, revision=self._revision, replicas=1)

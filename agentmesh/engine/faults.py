@@ -1,0 +1,73 @@
+"""Faults: an exception of a step as what the journal keeps of it, and JSON as what a function may return."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from agentmesh.core.run import JSON
+from agentmesh.errors import Fail, MeshError, ModelUnavailable, Retry, StepTimeout
+
+LONGEST = 1000
+"""Characters of a message."""
+DEPTH = 100
+
+
+class StepFailed(Exception):
+    """A step failed and nothing tolerates it; ends the run unless a block around it does. Never leaves the engine."""
+
+    def __init__(self, path: str, error: Mapping[str, JSON]) -> None:
+        super().__init__(path)
+        self.path = path
+        self.error = error
+
+
+def error_of(error: BaseException) -> dict[str, JSON]:
+    """{code, message} of an exception, for journal and callers: one sentence, no traceback.
+
+    `retry`: `always` when whoever raised it says that trying again may help, `declared` when only the file can say so.
+    """
+    if not isinstance(error, MeshError):
+        text = str(error)
+        return {"code": "failed", "message": _cut(f"{type(error).__name__}: {text}" if text else type(error).__name__)}
+    found: dict[str, JSON] = {"code": error.code, "message": _cut(error.message)}
+    if error.data:
+        found["data"] = error.data
+    if isinstance(error, Retry):
+        found["retry"] = "always"
+        if error.after is not None:
+            found["after"] = error.after
+    elif isinstance(error, (ModelUnavailable, StepTimeout)):
+        found["retry"] = "declared"
+    return found
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def as_json(value: Any, what: str, depth: int = 0) -> JSON:
+    """The value as JSON keeps it (a tuple becomes a list); Fail says where something else stands."""
+    if value is None or isinstance(value, bool) or type(value) in (str, int):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise Fail(f"{what} is {value}, which JSON does not have; return null instead")
+        return float(value)
+    if depth >= DEPTH:
+        raise Fail(f"{what} is nested deeper than {DEPTH} levels")
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise Fail(f"{what} has a key {key!r} that is not a string; JSON objects have string keys only")
+        return {str(key): as_json(item, f"{what}.{key}", depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item, f"{what}[{i}]", depth + 1) for i, item in enumerate(value)]
+    raise Fail(
+        f"{what} is a {type(value).__name__}, which is not JSON; return dicts, lists, strings, numbers, booleans or null"
+    )

@@ -1,0 +1,106 @@
+"""Journal: what one claimed run has recorded so far, and the pen that records more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentmesh.core.run import JSON, Entry, Kind, StepState, usage_from_json
+from agentmesh.core.store import Store
+
+UNSET = object()
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What the journal says of one path."""
+
+    state: StepState | None = None
+    """Set when the step has ended."""
+    output: JSON = None
+    error: Mapping[str, JSON] | None = None
+    attempt: int = 0
+    """Highest begun."""
+    begun: bool = False
+    open: bool = False
+    """The last attempt begun was cut off: nothing says how it ended."""
+    attempts: list[Entry] = field(default_factory=list)
+    """STEP_ATTEMPT entries, oldest first."""
+    choice: Any = UNSET
+    """The branch that a `switch` took."""
+
+
+_ENDS = {
+    Kind.STEP_COMPLETED: StepState.COMPLETED,
+    Kind.STEP_FAILED: StepState.FAILED,
+    Kind.STEP_SKIPPED: StepState.SKIPPED,
+}
+NOTHING = Recorded()
+
+
+def recall(entries: Iterable[Entry]) -> dict[str, Recorded]:
+    """What a run's journal says, by path."""
+    paths: dict[str, Recorded] = {}
+    for entry in entries:
+        if not entry.path:
+            continue
+        recorded = paths.get(entry.path)
+        if recorded is None:
+            recorded = paths[entry.path] = Recorded()
+        if entry.kind is Kind.STEP_STARTED:
+            recorded.attempt = max(recorded.attempt, entry.attempt)
+            recorded.begun = recorded.open = True
+            recorded.choice = entry.payload.get("choice", recorded.choice)
+        elif entry.kind is Kind.STEP_ATTEMPT:
+            recorded.open = False
+            recorded.attempts.append(entry)
+        elif entry.kind in _ENDS:
+            recorded.open = False
+            recorded.state = _ENDS[entry.kind]
+            recorded.output = entry.payload.get("output")
+            recorded.error = entry.payload.get("error")
+    return paths
+
+
+class Journal:
+    """Appends to one run under one epoch.
+
+    Rows may be held back until the next write, so that the end of a step and what follows it are one transaction. Rows held back
+    are facts: `flush` them before waiting for anything long and before giving the run back.
+    """
+
+    def __init__(self, store: Store, run_id: str, epoch: int) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._epoch = epoch
+        self._held: list[Entry] = []
+        self._held_puts: dict[tuple[str, str], Any] = {}
+
+    async def write(
+        self, *entries: Entry, wait: bool = False, hold: bool = False, put: Mapping[tuple[str, str], Any] | None = None
+    ) -> None:
+        """Records entries in order. `wait`: durable when it returns. `hold`: with the next write."""
+        self._held.extend(entries)
+        if put:
+            self._held_puts.update(put)
+        if not hold:
+            await self.flush(wait=wait)
+
+    async def flush(self, *, wait: bool = False) -> None:
+        if not self._held and not self._held_puts and not wait:
+            return
+        entries, self._held = self._held, []
+        puts, self._held_puts = self._held_puts, {}
+        await self._store.append(self._run_id, self._epoch, entries, put=puts or None, wait=wait)
+
+
+def spent(entries: Iterable[Entry]) -> tuple[int, float]:
+    """Tokens and seconds of every attempt so far."""
+    tokens, time = 0, 0.0
+    for entry in entries:
+        if entry.kind is Kind.STEP_ATTEMPT:
+            usage = usage_from_json(entry.payload.get("usage"))
+            tokens += usage.tokens
+            time += usage.seconds
+    return tokens, time
