@@ -1,19 +1,20 @@
-"""MCP: revision 2026-07-28, and 2025-11-25 for clients that initialize. Clauses are paths under modelcontextprotocol.io/specification/."""
+"""MCP, by pages of modelcontextprotocol.io/specification/REVISION/ and their headings."""
 
+HTTP = "MCP-2026-07-28 basic/transports/streamable-http"
 ENTRIES = {
     "MCP-2026-07-28 basic/versioning#dual-era": "One URL serves the stateless era and the era with initialize.",
-    "MCP-2026-07-28 basic#meta": "A request without the required _meta keys is -32602 with HTTP 400; clientInfo is optional.",
+    "MCP-2026-07-28 basic#meta": "Without the required _meta keys a request is -32602, HTTP 400.",
     "MCP-2026-07-28 basic/versioning#unsupported": "An unknown version is -32022 with the supported ones, HTTP 400.",
     "MCP-2026-07-28 server/discover": "server/discover gives versions, capabilities, serverInfo and instructions.",
-    "MCP-2026-07-28 basic/transports/streamable-http#server-validation": "A header that is absent or not the body's is -32020, HTTP 400.",
-    "MCP-2026-07-28 basic/transports/streamable-http#method-not-found": "A method that is not served is -32601, HTTP 404.",
-    "MCP-2026-07-28 basic/transports/streamable-http#notifications": "A notification is 202 without a body.",
-    "MCP-2026-07-28 basic/transports/streamable-http#single-message": "A body that is not one request or notification is a 400.",
-    "MCP-2026-07-28 basic/transports/streamable-http#cancellation": "Closing the response stream cancels the request.",
-    "MCP-2026-07-28 basic/transports/streamable-http#custom-headers": "Mcp-Param headers must equal the arguments they mirror.",
+    f"{HTTP}#server-validation": "A header that is absent or not the body's is -32020, HTTP 400.",
+    f"{HTTP}#method-not-found": "A method that is not served is -32601, HTTP 404.",
+    f"{HTTP}#notifications": "A notification is 202 without a body.",
+    f"{HTTP}#single-message": "A body that is not one request or notification is a 400.",
+    f"{HTTP}#cancellation": "Closing the response stream cancels the request.",
+    f"{HTTP}#custom-headers": "Mcp-Param headers must equal the arguments they mirror.",
     "MCP-2026-07-28 basic/patterns/progress": "Progress comes with a token only, counts up, and ends before the result.",
     "MCP-2026-07-28 basic/transports/stdio#framing": "One JSON-RPC message per line on stdout, and nothing else.",
-    "MCP-2026-07-28 basic/transports/stdio#cancellation": "notifications/cancelled stops the request, and nothing more is sent for it.",
+    "MCP-2026-07-28 basic/transports/stdio#cancellation": "A cancelled request stops; nothing more is sent for it.",
     "MCP-2026-07-28 basic/transports/stdio#shutdown": "The process ends when its stdin does.",
     "MCP-2026-07-28 server/tools#listing": "tools/list gives name, title, description, schemas and annotations.",
     "MCP-2026-07-28 server/tools#deterministic-order": "Tools come in the same order each time.",
@@ -27,7 +28,7 @@ ENTRIES = {
     "MCP-2026-07-28 server/utilities/pagination": "A long list comes in pages by opaque cursors.",
     "MCP-2026-07-28 server/utilities/pagination#invalid-cursor": "An invalid cursor is -32602.",
     "MCP-2026-07-28 server/utilities/caching": "tools/list carries ttlMs and cacheScope.",
-    "MCP-2025-11-25 basic/lifecycle#initialization": "initialize gives the version, capabilities, serverInfo and instructions.",
+    "MCP-2025-11-25 basic/lifecycle#initialization": "initialize gives version, capabilities, serverInfo.",
     "MCP-2025-11-25 basic/transports#sessions": "Requests after initialize carry Mcp-Session-Id; an unknown one is 404.",
     "MCP-2025-11-25 basic/transports#session-end": "DELETE ends a session; afterwards it is 404.",
     "MCP-2025-11-25 basic/transports#security": "A session serves only the principal that opened it.",

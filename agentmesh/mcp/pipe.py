@@ -13,47 +13,39 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import threading
-from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
-import anyio.from_thread
-import anyio.to_thread
 import httpx2
 from anyio.abc import TaskGroup
+
+from agentmesh.mcp.wire import (
+    HEADER_MISMATCH,
+    INVALID_REQUEST,
+    NAMED_BY,
+    PARSE_ERROR,
+    UNAVAILABLE,
+    cancelled_id,
+    events_of,
+    to_answer,
+    to_error,
+    to_header,
+    to_line,
+    version_of,
+)
 
 log = logging.getLogger("agentmesh.mcp.pipe")
 
 Write = Callable[[bytes], Awaitable[None]]
 
-PARSE_ERROR: Final = -32700
-INVALID_REQUEST: Final = -32600
-HEADER_MISMATCH: Final = -32020
-FORBIDDEN: Final = -32003
-UNAVAILABLE: Final = -32004
-"""The last two are the server's own (agentmesh/mcp/convert.py), which this module must not import."""
-
-MAX_LINE: Final = 16 * 1024 * 1024
-"""Bytes of one line of stdin; the server has a smaller limit, and says so itself."""
 GRACE: Final = 1.0
 """Seconds that requests in flight get when stdin ends: enough for `echo … | agentmesh mcp`."""
 RECONNECTS: Final = (0.2, 0.5, 1.0, 2.0)
 """Seconds between attempts to reach a server that is not there (being restarted, say)."""
 
-_VERSION_META: Final = "io.modelcontextprotocol/protocolVersion"
-_NAMED_BY: Final = {
-    "tools/call": "name",
-    "prompts/get": "name",
-    "resources/read": "uri",
-    "tasks/get": "taskId",
-    "tasks/update": "taskId",
-    "tasks/cancel": "taskId",
-}
 _ACCEPT: Final = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 
 
@@ -73,55 +65,6 @@ async def run_pipe(
         headers={**_ACCEPT, **headers}, timeout=timeout, limits=limits, trust_env=False
     ) as http:
         await _Pipe(url, http, stdout, reconnects).run(stdin, grace)
-
-
-async def serve_stdio(url: str, headers: Mapping[str, str]) -> None:
-    """`run_pipe` on this process's own stdin and stdout. What anything else prints goes to stderr from here on."""
-    out = os.dup(1)
-    os.dup2(2, 1)
-
-    with anyio.CancelScope() as scope:
-
-        async def write(line: bytes) -> None:
-            try:
-                await anyio.to_thread.run_sync(_write_all, out, line, abandon_on_cancel=True)
-            except OSError:  # nobody reads any more
-                scope.cancel()
-
-        async with _lines_of(0) as lines:
-            await run_pipe(url, stdin=lines, stdout=write, headers=headers)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-@asynccontextmanager
-async def _lines_of(descriptor: int) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Lines, read in a daemon thread since a blocking read cannot be cancelled; raw, so that exit waits for no lock."""
-    send, receive = anyio.create_memory_object_stream[bytes](16)
-
-    def read(portal: anyio.from_thread.BlockingPortal) -> None:
-        pending = bytearray()
-        try:
-            while chunk := os.read(descriptor, 65536):
-                pending += chunk
-                *lines, rest = pending.split(b"\n")
-                for line in lines:
-                    portal.call(send.send, bytes(line))
-                pending = rest if len(rest) <= MAX_LINE else bytearray(b"too long")  # answered as no JSON
-            if pending:
-                portal.call(send.send, bytes(pending))
-            portal.call(send.aclose)
-        except (RuntimeError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            log.debug("stopped reading", exc_info=True)
-
-    async with anyio.from_thread.BlockingPortal() as portal, receive:
-        threading.Thread(target=read, args=(portal,), name="stdin", daemon=True).start()
-        yield receive
-        await portal.stop(cancel_remaining=True)
 
 
 @dataclass
@@ -177,7 +120,7 @@ class _Pipe:
                 await self._close(self._session)
 
     async def _take(self, line: bytes, requests: TaskGroup) -> None:
-        """Sends one line on its way. Only what the order matters for is waited for here: the handshake and notifications."""
+        """Sends one line on its way; waits only where the order matters: the handshake and notifications."""
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
@@ -192,11 +135,9 @@ class _Pipe:
         elif not isinstance(ident, (str, int)) or isinstance(ident, bool):
             await self._fail(None, INVALID_REQUEST, "The id of a request is a string or an integer.")
         elif ident in self._flights:
-            await self._fail(
-                ident, INVALID_REQUEST, f"A request with the id {ident!r} is not answered yet; use another id."
-            )
+            await self._fail(ident, INVALID_REQUEST, f"Request {ident!r} is still in flight; use another id.")
         else:
-            flight = self._flights[ident] = _Flight(modern=_version_of(message) is not None)
+            flight = self._flights[ident] = _Flight(modern=version_of(message) is not None)
             if method == "initialize":
                 self._session, self._initialize = None, message
                 await self._request(message, ident, flight)
@@ -207,7 +148,7 @@ class _Pipe:
         """Posts a notification, or the client's response to a request of the server."""
         method = message.get("method")
         if method == "notifications/cancelled":
-            flight = self._flights.get(_cancelled_id(message))
+            flight = self._flights.get(cancelled_id(message))
             if flight is not None:
                 flight.cancelled = True
                 if flight.modern:  # closing the response stream is the cancellation (streamable-http, Cancellation)
@@ -218,7 +159,7 @@ class _Pipe:
         headers = self._headers(message)
         try:
             with anyio.fail_after(10):
-                response = await self._http.post(self._url, content=_dump(message), headers=headers)
+                response = await self._http.post(self._url, content=to_line(message), headers=headers)
             if response.status_code >= 400:
                 log.warning("%s was refused: %s", method, response.text[:500])
         except (httpx2.HTTPError, TimeoutError) as error:
@@ -251,22 +192,22 @@ class _Pipe:
             except _Gone:
                 if not last and await self._reopen(session):
                     continue
-                answer = _error(ident, INVALID_REQUEST, "The server has ended this session; initialize again.")
+                answer = to_error(ident, INVALID_REQUEST, "The server has ended this session; initialize again.")
             if not last and await self._must_mirror(message, answer):
                 continue
             self._learn(message, answer)
             if not flight.cancelled:
-                await self._write(_dump(answer))
+                await self._write(to_line(answer))
             return
 
     async def _post(self, message: dict[str, Any], ident: str | int, flight: _Flight) -> dict[str, Any]:
         """One POST. Writes what comes before the answer; returns the answer, under the request's id."""
         headers = self._headers(message)
-        async with self._connected(_dump(message), headers) as response:
+        async with self._connected(to_line(message), headers) as response:
             if response.status_code == 404 and "mcp-session-id" in headers:
                 raise _Gone
             if response.headers.get("content-type", "").startswith("text/event-stream"):
-                async for data in _events(response):
+                async for data in events_of(response):
                     event = json.loads(data)
                     if "method" not in event:
                         self._keep_session(message, event, response)
@@ -274,8 +215,8 @@ class _Pipe:
                     if not flight.cancelled:
                         await self._write(data)
                 text = "The server closed the stream before the answer came; what it began is in `agentmesh runs list`."
-                return _error(ident, UNAVAILABLE, text)
-            answer = _answer_of(response.status_code, await response.aread(), ident)
+                return to_error(ident, UNAVAILABLE, text)
+            answer = to_answer(response.status_code, await response.aread(), ident)
             self._keep_session(message, answer, response)
             return answer
 
@@ -300,16 +241,16 @@ class _Pipe:
 
     def _headers(self, message: Mapping[str, Any]) -> dict[str, str]:
         """The headers that streamable HTTP wants beside the body, which stdio does not have."""
-        version = _version_of(message)
+        version = version_of(message)
         if version is None:
             initialize = message.get("method") == "initialize"
             return {} if self._session is None or initialize else self._session.headers()
         method = str(message.get("method"))
-        headers = {"mcp-protocol-version": _header(version), "mcp-method": _header(method)}
+        headers = {"mcp-protocol-version": to_header(version), "mcp-method": to_header(method)}
         params = message["params"]
-        name = params.get(_NAMED_BY.get(method, ""))
+        name = params.get(NAMED_BY.get(method, ""))
         if isinstance(name, str):
-            headers["mcp-name"] = _header(name)
+            headers["mcp-name"] = to_header(name)
             if (
                 method == "tools/call"
                 and (mirror := self._mirrors.get(name))
@@ -379,7 +320,7 @@ class _Pipe:
                     if response.status_code >= 400:
                         return  # no such stream, or no such session: the next request opens another, and listens again
                     pauses = iter(self._reconnects)
-                    async for data in _events(response):
+                    async for data in events_of(response):
                         await self._write(data)
             except httpx2.HTTPError as error:
                 log.debug("the server's notices broke off: %s", error)
@@ -399,67 +340,8 @@ class _Pipe:
             await self._fail(ident, code, text)
 
     async def _fail(self, ident: str | int | None, code: int, text: str) -> None:
-        await self._write(_dump(_error(ident, code, text)))
+        await self._write(to_line(to_error(ident, code, text)))
 
     async def _write(self, line: bytes) -> None:
         async with self._writing:
             await self._out(line + b"\n")
-
-
-def _error(ident: str | int | None, code: int, text: str) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": ident, "error": {"code": code, "message": text}}
-
-
-def _dump(message: Mapping[str, Any]) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode()
-
-
-def _version_of(message: Mapping[str, Any]) -> str | None:
-    """The revision that a message of the stateless era names in its `_meta`; None in the older era."""
-    params = message.get("params")
-    meta = params.get("_meta") if isinstance(params, dict) else None
-    version = meta.get(_VERSION_META) if isinstance(meta, dict) else None
-    return version if isinstance(version, str) and message.get("method") != "initialize" else None
-
-
-def _cancelled_id(message: Mapping[str, Any]) -> str | int:
-    params = message.get("params")
-    ident = params.get("requestId") if isinstance(params, dict) else None
-    return ident if isinstance(ident, (str, int)) else ""
-
-
-def _header(value: str) -> str:
-    """A value as a header can carry it (streamable-http, Value Encoding)."""
-    if value.isascii() and value.isprintable() and value == value.strip() and not value.startswith("=?base64?"):
-        return value
-    return f"=?base64?{b64encode(value.encode('utf-8', 'replace')).decode()}?="
-
-
-def _answer_of(status: int, body: bytes, ident: str | int) -> dict[str, Any]:
-    """The JSON-RPC answer in a body, or one made of what else the server said."""
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        answer = None
-    if isinstance(answer, dict) and ("result" in answer or "error" in answer):
-        return {**answer, "id": ident}
-    text = answer.get("detail") if isinstance(answer, dict) else None
-    code = FORBIDDEN if status in {401, 403} else INVALID_REQUEST if status < 500 else UNAVAILABLE
-    return _error(ident, code, str(text) if text else f"The server answered HTTP {status} without a JSON-RPC message.")
-
-
-async def _events(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """The data of each server-sent event. By bytes: U+2028 and its like end no line here."""
-    data: list[bytes] = []
-    pending = b""
-    async for chunk in response.aiter_bytes():
-        *lines, pending = (pending + chunk).split(b"\n")
-        for raw in lines:
-            line = raw.removesuffix(b"\r")
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
-            elif not line and data:
-                joined = b" ".join(data)  # in JSON a newline between tokens is a space
-                data = []
-                if joined:
-                    yield joined

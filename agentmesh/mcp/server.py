@@ -12,25 +12,20 @@ Importing this module costs 0.7 s and 53 MB, all of it the SDK: import it late.
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
-from mcp.server.auth.provider import AccessToken
 from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import x_mcp_header_map
-from mcp_types import INVALID_REQUEST, CallToolRequestParams, PaginatedRequestParams
-from mcp_types.version import LATEST_MODERN_VERSION
+from mcp_types import CallToolRequestParams, PaginatedRequestParams
 
 from agentmesh import __version__
 from agentmesh.core.mesh import Mesh
@@ -50,9 +45,10 @@ from agentmesh.mcp.convert import (
     to_mcp_result,
     to_mcp_tool,
 )
+from agentmesh.mcp.front import Front
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from agentmesh.engine import Engine
     from agentmesh.settings import Settings
@@ -75,7 +71,7 @@ class McpEdge:
 
     def __init__(self, server: Server[Any], manager: StreamableHTTPSessionManager) -> None:
         self.server = server
-        self.app: ASGIApp = _Front(manager)
+        self.app: ASGIApp = Front(manager)
         self._manager = manager
 
     def run(self) -> AbstractAsyncContextManager[None]:
@@ -222,109 +218,3 @@ def _mirrored(mesh: Mesh) -> Callable[[str], Mapping[str, Any] | None]:
     """
     schemas = {name: tool.input_schema for name, tool in mesh.tools.items() if x_mcp_header_map(tool.input_schema)}
     return schemas.get
-
-
-class _Front:
-    """The SDK's ASGI app with our manners: sessions belong to their principal, and a refusal says what to do.
-
-    The SDK compares the credential that opened a session with that of each later request; it reads it from
-    `scope["user"]`. Its refusals before JSON-RPC starts are bare texts or pydantic's; they become JSON-RPC errors of
-    one sentence.
-    """
-
-    def __init__(self, manager: StreamableHTTPSessionManager) -> None:
-        self._app: ASGIApp = manager.asgi_app
-        self._whole: ASGIApp = RequestBodyLimitMiddleware(self._check_id, manager.max_request_body_size)
-        self._users: dict[tuple[str, str], AuthenticatedUser] = {}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        principal = scope.get("state", {}).get("principal")
-        if isinstance(principal, Principal):
-            scope = {**scope, "user": self._user(principal)}
-        held: Message | None = None
-
-        async def plainly(message: Message) -> None:
-            nonlocal held
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                held = message
-            elif held is None:
-                await send(message)
-            else:
-                start, held = held, None
-                body = _refusal(start["status"], message.get("body", b""))
-                headers = [h for h in start["headers"] if h[0].lower() not in (b"content-length", b"content-type")]
-                headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-                await send({**start, "headers": headers})
-                await send({**message, "body": body})
-
-        legacy = scope["method"] == "POST" and _MODERN not in scope["headers"]
-        await (self._whole if legacy else self._app)(scope, receive, plainly)
-
-    async def _check_id(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuses a request whose id is no id: in this era the SDK takes it for a notification and never answers."""
-        whole = await receive()  # the whole body, by RequestBodyLimitMiddleware
-        again = iter((whole,))
-
-        async def replay() -> Message:
-            return next(again, None) or await receive()
-
-        if _has_bad_id(whole.get("body", b"")):
-            body = _error(INVALID_REQUEST, "The id of a request is a string or an integer.")
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": 400, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-        else:
-            await self._app(scope, replay, send)
-
-    def _user(self, principal: Principal) -> AuthenticatedUser:
-        key = (principal.tenant, principal.subject)
-        user = self._users.get(key)
-        if user is None:
-            if len(self._users) >= MAX_SESSIONS:
-                self._users.clear()
-            token = AccessToken(token="", client_id=principal.tenant, scopes=[], subject=principal.subject)
-            user = self._users[key] = AuthenticatedUser(token)
-        return user
-
-
-_MODERN: Final = (b"mcp-protocol-version", LATEST_MODERN_VERSION.encode())
-
-_REFUSALS: Final = {
-    400: "Send the message with Content-Type: application/json.",
-    405: "This URL takes POST; GET and DELETE only with the Mcp-Session-Id of a session opened with initialize.",
-    406: "Send Accept: application/json, text/event-stream.",
-    413: "The request body is over the server's limit.",
-}
-
-
-def _refusal(status: int, body: bytes) -> bytes:
-    """The body of a response that refuses: as it is when it is a JSON-RPC error in plain words, else one that is."""
-    try:
-        text = json.loads(body)["error"]["message"]
-        if not text.startswith("Validation error"):
-            return body
-        text = "The body is not one JSON-RPC 2.0 request, notification or response."
-    except (ValueError, TypeError, KeyError):
-        text = _REFUSALS.get(status) or body.decode("utf-8", "replace") or "Refused."
-    return _error(INVALID_REQUEST, text)
-
-
-def _error(code: int, text: str) -> bytes:
-    return json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": text}}).encode()
-
-
-_PERHAPS_BAD_ID: Final = re.compile(rb'"id"\s*:\s*(?!"|-?\d+\s*[,}])')
-
-
-def _has_bad_id(body: bytes) -> bool:
-    if _PERHAPS_BAD_ID.search(body) is None:  # the usual case, without parsing a long log twice
-        return False
-    try:
-        message = json.loads(body)
-    except (ValueError, RecursionError):
-        return False  # the SDK says what is wrong with it
-    if not isinstance(message, dict) or "id" not in message:
-        return False
-    return not isinstance(message["id"], (str, int)) or isinstance(message["id"], bool)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 ERAS = [pytest.param("auto", id="2026"), pytest.param(LEGACY, id="2025")]
 PROGRAM = """
 import anyio, sys
-from agentmesh.mcp.pipe import serve_stdio
+from agentmesh.mcp.stdio import serve_stdio
 anyio.run(serve_stdio, sys.argv[1], {"x-who": "token:ide"})
 """
 META = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
