@@ -22,7 +22,8 @@ from a2a.utils.errors import (
     TaskNotFoundError,
     UnsupportedOperationError,
 )
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agentmesh.core.agent import Message, Part
@@ -45,6 +46,8 @@ EXTENSION = "urn:agentmesh:a2a:skill:1"
 """URI of the extension by which a message names its skill: its key in `metadata`. The bare key `skill` is read too."""
 ARTIFACT = "output"
 """artifactId of a task's one artifact."""
+MESSAGE = 2000
+"""Longest error message, in characters."""
 TEXT, JSON_TYPE = "text/plain", "application/json"
 
 STATES: Mapping[RunState, pb.TaskState] = {
@@ -94,7 +97,7 @@ def to_a2a_error(error: Exception, *, task: bool = False) -> A2AError:
     if isinstance(error, CallerError):
         kind = TASK_ERRORS.get(type(error)) if task else None
         kind = kind or next(wire for ours, wire in ERRORS if isinstance(error, ours))
-        return kind(message=error.message, data={"code": error.code, **_strings(error.data)})
+        return kind(message=cut(error.message), data={"code": error.code, **_strings(error.data)})
     incident = str(uuid.uuid4())
     log.error("A2A request failed, id %s", incident, exc_info=error)
     said = error.message if isinstance(error, MeshError) else "the server failed at this"
@@ -153,9 +156,12 @@ def to_artifact(output: JSON, accepted: Sequence[str] = ()) -> pb.Artifact:
     if accepts(accepted, TEXT):
         parts.append(pb.Part(text=write_json(output).decode(), media_type=TEXT))
     if accepts(accepted, JSON_TYPE):
-        part = pb.Part(media_type=JSON_TYPE)
-        ParseDict(_doubles(output), part.data)
-        parts.append(part)
+        try:
+            data = ParseDict(_doubles(output), Value())
+        except (ParseError, RecursionError):
+            log.warning("an output nested deeper than protobuf reads goes out as text only")
+        else:
+            parts.append(pb.Part(data=data, media_type=JSON_TYPE))
     return pb.Artifact(artifact_id=ARTIFACT, name=ARTIFACT, parts=parts)
 
 
@@ -256,6 +262,11 @@ def _doubles(value: JSON) -> JSON:
     if isinstance(value, (list, tuple)):
         return [_doubles(member) for member in value]
     return value
+
+
+def cut(message: str) -> str:
+    """A sentence that quotes what the caller sent does not send it all back."""
+    return message if len(message) <= MESSAGE else message[: MESSAGE - 1] + "…"
 
 
 def _strings(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
 import anyio.to_thread
+from a2a.server.jsonrpc_models import JSONParseError
 from a2a.server.request_handlers.response_helpers import build_error_response
 from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
 from a2a.server.routes.jsonrpc_routes import create_jsonrpc_routes
@@ -29,12 +31,12 @@ from a2a.utils.errors import (
     ContentTypeNotSupportedError,
     InvalidParamsError,
     InvalidRequestError,
-    JSONParseError,
     MethodNotFoundError,
     VersionNotSupportedError,
 )
+from a2a.utils.proto_utils import parse_params
 from google.protobuf.json_format import ParseDict, ParseError
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -54,10 +56,16 @@ VERSION_HEADER = "a2a-version"
 MEDIA_TYPES = frozenset({"application/json", "application/a2a+json"})
 LARGE = 64 * 1024
 """Bodies over this are parsed in a thread."""
-REST_BODIES = {
-    "/message:send": pb.SendMessageRequest,
-    "/message:stream": pb.SendMessageRequest,
-}
+REST_BODIES: tuple[tuple[str, type[Any]], ...] = (
+    ("/message:send", pb.SendMessageRequest),
+    ("/message:stream", pb.SendMessageRequest),
+    ("/tasks/[^/]+/pushNotificationConfigs", pb.TaskPushNotificationConfig),
+)
+REST_QUERIES: tuple[tuple[str, type[Any]], ...] = (
+    ("/tasks", pb.ListTasksRequest),
+    ("/tasks/[^/:]+", pb.GetTaskRequest),
+)
+"""What the SDK reads from which path; the first pattern that fits."""
 _FIELD = re.compile(r"Failed to parse (\w+) field")
 
 
@@ -99,8 +107,11 @@ class RpcFront:
             try:
                 call = await _parse(body, self._depth)
             except InvalidInput as error:
-                raise JSONParseError(error.message) from None
-            ident = _check_envelope(call)
+                unread = JSONParseError(message=error.message)
+                await _json(build_error_response(None, unread), 200)(scope, receive, send)
+                return
+            ident = _ident(call)
+            _check_envelope(call)
             _check_version(scope)
             self._check_params(call)
         except A2AError as error:
@@ -143,12 +154,12 @@ class RestFront:
                     raise InvalidRequestError(error.message) from None
                 if not isinstance(value, dict):
                     raise InvalidRequestError("the body must be a JSON object")
-                if model := REST_BODIES.get(path):
+                if model := _model(REST_BODIES, path):
                     _check_fields(value, model)
-            elif path in REST_BODIES:
-                raise InvalidRequestError("the body is empty; send a JSON object with `message`")
-            if path == "/tasks":
-                _check_status(dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("status"))
+            elif request.method == "POST" and _model(REST_BODIES, path):
+                raise InvalidRequestError("the body is empty; send a JSON object")
+            if request.method == "GET" and (model := _model(REST_QUERIES, path)):
+                _check_query(request.query_params, model)
         except A2AError as error:
             payload = build_rest_error_payload(error)
             if isinstance(error, ContentTypeNotSupportedError):
@@ -158,20 +169,24 @@ class RestFront:
         await self._app(_with_version(scope), _replay(body, receive), send)
 
 
-def _check_envelope(call: JSON) -> JSON:
-    """The request's id, if it is one JSON-RPC 2.0 request (section 4)."""
+def _ident(call: JSON) -> str | int | None:
+    """The id to answer under; None where there is none that can be one."""
+    ident = call.get("id") if isinstance(call, dict) else None
+    return ident if isinstance(ident, (str, int)) and not isinstance(ident, bool) else None
+
+
+def _check_envelope(call: JSON) -> None:
+    """One JSON-RPC 2.0 request (section 4)."""
     if isinstance(call, list):
         raise InvalidRequestError("batches are not part of A2A; send one request object")
     if not isinstance(call, dict):
         raise InvalidRequestError("the body must be one JSON-RPC request object")
-    ident = call.get("id")
     if call.get("jsonrpc") != "2.0":
         raise InvalidRequestError("`jsonrpc` must be \"2.0\"")
-    if isinstance(ident, bool) or not isinstance(ident, (str, int)):
+    if _ident(call) is None:
         raise InvalidRequestError("`id` must be a string or an integer; A2A has no notifications")
     if not isinstance(call.get("method"), str):
         raise InvalidRequestError("`method` must be a string")
-    return ident
 
 
 def _check_version(scope: Scope) -> None:
@@ -206,11 +221,31 @@ def _check_fields(params: Mapping[str, Any], model: type[Any]) -> None:
         raise InvalidParamsError(f"A2A's numbers cannot keep the integer {str(large)[:40]}; send it as a string")
     if model is pb.ListTasksRequest:
         _check_status(params.get("status"))
-    try:
+    with _plainly():
         ParseDict(params, model(), ignore_unknown_fields=True)
+
+
+def _check_query(query: QueryParams, model: type[Any]) -> None:
+    """The same for parameters in a query."""
+    if model is pb.ListTasksRequest:
+        _check_status(query.get("status"))
+    with _plainly():
+        parse_params(query, model())
+
+
+def _model(patterns: Iterable[tuple[str, type[Any]]], path: str) -> type[Any] | None:
+    return next((model for pattern, model in patterns if re.fullmatch(pattern, path)), None)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """What protobuf says of a value that does not fit, without Python's words."""
+    try:
+        yield
     except (ParseError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        path = ".".join(_FIELD.findall(str(error)))
-        raise InvalidParamsError(f"{path or 'params'} has the wrong type or form") from None
+        path = ".".join(_FIELD.findall(str(error))) or "params"
+        deep = isinstance(error, RecursionError) or "too deep" in str(error)
+        raise InvalidParamsError(f"{path} " + ("is nested too deep" if deep else "has a wrong type or form")) from None
 
 
 def _check_status(status: object) -> None:

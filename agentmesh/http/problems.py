@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 TYPE = "urn:agentmesh:problem:"
 """Prefix of a problem's `type`; what follows is the error's `code`."""
+DETAIL = 2000
+"""Longest `detail` of our own errors, in characters: they may quote what the caller sent."""
 
 STATUS: tuple[tuple[type[MeshError], int], ...] = (
     (InvalidInput, 422),
@@ -56,7 +58,8 @@ def to_problem(error: Exception) -> dict[str, Any]:
         status = next(status for kind, status in STATUS if isinstance(error, kind))
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.warning("answered %d: %s", status, error.message)
-        return problem(status, error.message, code=error.code, **error.data)
+        said = error.message if len(error.message) <= DETAIL else error.message[: DETAIL - 1] + "…"
+        return problem(status, said, code=error.code, **error.data)
     if isinstance(error, HTTPException):
         return problem(error.status_code, error.detail)
     incident = str(uuid.uuid4())
