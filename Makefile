@@ -30,8 +30,7 @@ check: .venv/.set-up ## Lint (ruff) and strict types (mypy)
 	$(py) -m mypy
 
 e2e: .venv/.set-up ## Run the JavaScript MCP and A2A clients against a served mesh (needs Node)
-	cd tests/e2e && npm ci --no-audit --no-fund
-	$(py) -m pytest -q -m clients
+	@bash tests/e2e/run.sh
 
 bench: .venv/.set-up ## Run the benchmarks; each ends in one line and a JSON file
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(py) $$script; done

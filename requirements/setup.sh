@@ -21,8 +21,7 @@ if ! usable .venv/bin/python; then
     exit 2
   fi
   echo "set-up: making .venv with $("$chosen" --version)"
-  rm -rf .venv
-  "$chosen" -m venv .venv
+  "$chosen" -m venv --clear .venv
 fi
 
 pip=(.venv/bin/python -m pip --disable-pip-version-check)

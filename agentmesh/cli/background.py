@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,12 +56,13 @@ def _start(folder: Path) -> Client:
         begin = log.tell()
         # -P: a mesh folder must not hide installed packages from the server.
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "agentmesh", "serve", "--mesh", str(folder), "--port", "0"],
+            [sys.executable, "-P", "-m", "agentmesh", "serve", "--mesh", str(folder), "--port", str(_port(state))],
             cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     until = time.monotonic() + START
     while time.monotonic() < until:
         if client := find(folder):
+            (state / "port").write_text(client.url.rpartition(":")[2])
             return client
         if process.poll() is not None:
             # Another command may have been quicker: then that server holds the lock, and ours has left.
@@ -72,6 +74,18 @@ def _start(folder: Path) -> Client:
                 raise error(said or f"the server ended with status {process.returncode}; see {_log(folder)}")
         time.sleep(POLL)
     raise Unreachable(f"the server has not answered in {START:.0f} s; see {_log(folder)}")
+
+
+def _port(state: Path) -> int:
+    """The port of the mesh's last background server, so that clients find it again; 0 (any) when it is taken."""
+    try:
+        port = int((state / "port").read_text())
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    except (OSError, ValueError, OverflowError):
+        return 0
+    return port
 
 
 def _log(folder: Path) -> Path:

@@ -45,8 +45,11 @@ def stop(mesh: Mesh = None, as_json: Json = False) -> None:
 
 def mcp(mesh: Mesh = None) -> None:
     """Speak MCP over stdin and stdout, for clients that start a program."""
+    import anyio
+
     from agentmesh.cli.background import connect
-    from agentmesh.mcp.pipe import run_pipe
+    from agentmesh.mcp.stdio import serve_stdio
 
     client = connect(mesh_folder(mesh), start=True)
-    run_pipe(f"{client.url}/mcp", token=client.token)
+    headers = {"authorization": f"Bearer {client.token}"} if client.token else {}
+    anyio.run(serve_stdio, f"{client.url}/mcp", headers)
