@@ -14,7 +14,7 @@ from typing import Any, Self
 from agentmesh.adapters.changes import Changes, Subscription
 from agentmesh.adapters.json_text import decode, encode
 from agentmesh.core.run import Entry, Folder, Kind, Run, RunState
-from agentmesh.core.store import Claim, RunFilter, RunPage, head_state, page_cursor, page_key
+from agentmesh.core.store import Claim, RunFilter, RunPage, check_names, head_state, page_cursor, page_key
 from agentmesh.errors import LeaseLost, NotFound, StoreError
 
 
@@ -55,6 +55,7 @@ class MemoryStore:
         self._changes.close()
 
     async def start_run(self, run: Run, definition: Mapping[str, Any] | None = None) -> tuple[Run, bool]:
+        check_names(run.id, run.key, run.owner, run.tenant, run.context_id, run.parent, run.parent_path)
         if run.key is not None and (earlier := self._keys.get((run.tenant, run.key))) is not None:
             return self._rows[earlier].run, False
         if run.id in self._rows:
@@ -95,6 +96,7 @@ class MemoryStore:
         put: Mapping[tuple[str, str], Any] | None = None,
         wait: bool = True,
     ) -> None:
+        check_names(*(entry.path for entry in entries), *(name for names in put or () for name in names))
         row = self._rows.get(run_id)
         if row is None or row.worker is None or row.epoch != epoch:
             if wait:
@@ -188,6 +190,7 @@ class MemoryStore:
         return dict(_copy(self._values.get(scope, {})))
 
     async def put(self, scope: str, key: str, value: Any) -> None:
+        check_names(scope, key)
         self._values.setdefault(scope, {})[key] = _copy(value)
 
     def _add(self, row: _Row, entry: Entry, *, at: float | None = None) -> None:

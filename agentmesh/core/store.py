@@ -164,6 +164,21 @@ def head_state(state: RunState, entries: Sequence[Entry], stated: RunState | Non
     return state
 
 
+def check_names(*names: str | None) -> None:
+    """InvalidInput when a name (a key, an owner, a file's) holds what no database takes as text."""
+    for name in names:
+        if name is not None and ("\0" in name or not _encodable(name)):
+            raise InvalidInput(f"The name {name!r} holds a NUL or half a surrogate pair; use Unicode text.")
+
+
+def _encodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def page_cursor(run: Run) -> str:
     """The cursor of the page that begins after `run`, for implementations of `list_runs`."""
     return f"{run.created_at!r}_{run.id}"

@@ -461,13 +461,14 @@ async def changes_are_told_once(bench: Bench) -> None:
 
 
 async def restart_finds_everything(bench: Bench) -> None:
-    """After a restart everything is as it was, and unfinished runs are claimed at once."""
+    """After a restart everything is as it was, and unfinished runs are claimed once their leases are over."""
     async with bench.open() as store:
         await store.start_run(bench.run(key="waiting"), {"name": "triage"})
         claim = await _claimed(store, bench.run())
         await store.append(claim.run.id, claim.epoch, [_done("cut", 1)], put={("s", "k"): "v"})
         await store.append(claim.run.id, claim.epoch, [_done("late", 2)], wait=False)
         page = await store.list_runs(RunFilter())
+    bench.now += 31
     async with bench.open() as store:
         run = await store.get_run(claim.run.id)
         assert run is not None
@@ -502,7 +503,34 @@ async def a_crowd_gets_everything_in(bench: Bench) -> None:
             assert _seqs(entries) == list(range(1, 33))
 
 
+async def names_are_text(bench: Bench) -> None:
+    """A name that no database can hold is its caller's error, and nobody else's."""
+    results: list[str] = []
+    async with bench.open() as store:
+        claim = await _claimed(store, bench.run())
+
+        async def start(key: str) -> None:
+            try:
+                await store.start_run(bench.run(key=key))
+                results.append("new")
+            except InvalidInput as error:
+                results.append(error.code)
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for key in ("good", "half \udc00", "nul \x00", "good too"):
+                    group.start_soon(start, key)
+        assert sorted(results) == ["invalid_input", "invalid_input", "new", "new"]
+        for name in ("\ud800", "\x00"):
+            with pytest.raises(InvalidInput):
+                await store.append(claim.run.id, claim.epoch, [_done()], put={("s", name): 1})
+            with pytest.raises(InvalidInput):
+                await store.put("s", name, 1)
+        assert len(await store.entries(claim.run.id)) == 2
+
+
 CONTRACT = [
+    names_are_text,
     started_run_is_found,
     unknown_ids_are_absent,
     key_starts_one_run,

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from agentmesh.adapters.sql import tables
-from agentmesh.errors import MeshError, StoreError, StoreTooNew
+from agentmesh.errors import StoreError, StoreTooNew
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 10.0
@@ -145,7 +145,7 @@ _SENTENCES = (
 )
 
 
-def store_error(error: DBAPIError, url: URL) -> MeshError:
+def store_error(error: DBAPIError, url: URL) -> StoreError:
     """The sentence for what the driver said."""
     said = " ".join(str(error.orig).split())
     advice = next((sentence for mark, sentence in _SENTENCES if mark in said.lower()), said)

@@ -27,7 +27,7 @@ from agentmesh.adapters.sql.reader import Reader
 from agentmesh.adapters.sql.tables import runs
 from agentmesh.adapters.sql.writer import Writer
 from agentmesh.core.run import Entry, Kind, Run, RunState, apply
-from agentmesh.core.store import Claim, RunFilter, RunPage
+from agentmesh.core.store import Claim, RunFilter, RunPage, check_names
 from agentmesh.errors import StoreError
 
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class SqlStore:
             await run_sync(self._close)
 
     async def start_run(self, run: Run, definition: Mapping[str, Any] | None = None) -> tuple[Run, bool]:
+        check_names(run.id, run.key, run.owner, run.tenant, run.context_id, run.parent, run.parent_path)
         created_at = run.created_at or self._clock()
         text, said = encode(run.input), None if run.message is None else encode(run.message)
         given, message = await _documents([text, said or ""])
@@ -129,6 +130,7 @@ class SqlStore:
         put: Mapping[tuple[str, str], Any] | None = None,
         wait: bool = True,
     ) -> None:
+        check_names(*(entry.path for entry in entries), *(name for names in put or () for name in names))
         documents = await _documents([encode(entry.payload) for entry in entries])
         values = [(scope, key, encode(value)) for (scope, key), value in (put or {}).items()]
         new = Append(run_id, epoch, tuple(entries), documents, state, await _ending(entries), values)
@@ -187,6 +189,7 @@ class SqlStore:
         return await self._read(self._reader.scan, scope)
 
     async def put(self, scope: str, key: str, value: Any) -> None:
+        check_names(scope, key)
         text = encode(value)
         await self._writer.submit(lambda batch: batch.put(scope, key, text))
 

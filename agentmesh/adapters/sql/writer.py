@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from agentmesh.adapters.sql.batch import Batch, Heads
-from agentmesh.adapters.sql.database import store_error
+from agentmesh.adapters.sql.database import name, store_error
 from agentmesh.errors import LeaseLost, MeshError, StoreError
 
 ROWS = 256
@@ -137,24 +137,24 @@ class Writer:
     def _commit(self, batch: list[Request]) -> tuple[list[_Outcome], list[str]]:
         try:
             return self._transact(batch)
-        except (IntegrityError, DataError) as error:
-            self._heads.clear()
-            if len(batch) > 1:
-                # Somebody's rows are refused; alone, they fail alone.
-                outcomes, changed = [], []
-                for request in batch:
-                    outcome, runs = self._commit([request])
-                    outcomes += outcome
-                    changed += runs
-                return outcomes, changed
-            return self._fail(batch, store_error(error, self._engine.url)), []
         except DBAPIError as error:
+            said = store_error(error, self._engine.url)
             # Not tried again: whether a lost connection committed is unknown, and entries must not be there twice.
-            self._heads.clear()
-            return self._fail(batch, store_error(error, self._engine.url)), []
-        except Exception as error:  # the thread must outlive any one batch, and callers must hear
-            self._heads.clear()
-            return self._fail(batch, StoreError(f"The store failed while it wrote ({error!r}); see the log.")), []
+            refused = isinstance(error, IntegrityError | DataError)
+        except Exception as error:  # the thread must outlive any one batch, and callers must hear of it
+            said = StoreError(f"The database {name(self._engine.url)} cannot take what it was given ({error!r}).")
+            refused = True
+        self._heads.clear()
+        if not refused or len(batch) == 1:
+            return self._fail(batch, said), []
+        # Somebody's rows are at fault; alone, they fail alone.
+        outcomes: list[_Outcome] = []
+        changed: list[str] = []
+        for request in batch:
+            outcome, runs = self._commit([request])
+            outcomes += outcome
+            changed += runs
+        return outcomes, changed
 
     def _transact(self, batch: list[Request]) -> tuple[list[_Outcome], list[str]]:
         if self._engine.dialect.name == "sqlite":
