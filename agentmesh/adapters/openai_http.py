@@ -21,8 +21,10 @@ from agentmesh.adapters.http1 import Answer, Client, Dropped, Http1Client, Httpx
 from agentmesh.core.model import ChatChunk, ChatRequest, Model, ModelState, ModelStatus, Progress, Usage
 from agentmesh.errors import ModelFailed, ModelRefused, ModelUnavailable, NotFound
 
-RETRIES = 4
-"""Times a call is repeated that was lost after it was sent."""
+PATIENCE = 4
+"""How much a call may lose after it was sent: a refusal for now counts 1, a connection that broke 2.
+
+A call that kills whatever answers it must not be offered to many replicas."""
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 4.0
 
@@ -39,10 +41,11 @@ class Deployed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """The endpoint could not answer now; `sent` when it may have worked on the request."""
+    """The endpoint could not answer now."""
 
     message: str
-    sent: bool
+    loss: int
+    """0: the request was not sent."""
     after: float = 0.0
 
 
@@ -110,8 +113,8 @@ class OpenAiHttp:
                 finally:
                     self._in_flight[url] -= 1
                 # Not sent at all, the call may wait for the model to come back; lost in its hands, only so often.
-                lost += reason.sent or model.deploy is None
-                if call.told or lost > RETRIES or time.monotonic() + pause > deadline:
+                lost += reason.loss if model.deploy is not None else max(1, reason.loss)
+                if call.told or lost > PATIENCE or time.monotonic() + pause > deadline:
                     raise ModelUnavailable(f"model {request.model!r}: {reason.message}; try again later")
                 if progress is not None:
                     progress(f"model {request.model!r}: {reason.message}; trying again")
@@ -159,9 +162,9 @@ class _Call:
             else:
                 yield await self._whole(url, headers, body, began)
         except Unreachable as error:
-            raise _Again(_Try(str(error), sent=False)) from error
+            raise _Again(_Try(str(error), loss=0)) from error
         except Dropped as error:
-            raise _Again(_Try(str(error), sent=True)) from error
+            raise _Again(_Try(str(error), loss=2)) from error
         except TimeoutError:
             raise ModelUnavailable(
                 f"model {self._request.model!r} did not answer within {self._request.timeout:.0f} s; "
@@ -211,7 +214,7 @@ class _Call:
                     continue  # read on to the end of the body, so that the connection can be kept
                 document = json.loads(data)
                 if "error" in document:
-                    raise _Again(_Try(_message(data) or "the stream broke off", sent=True))
+                    raise _Again(_Try(_message(data) or "the stream broke off", loss=1))
                 who = _answerer(document) or who
                 if document.get("usage"):
                     usage = _usage(document["usage"], time.monotonic() - began)
@@ -251,7 +254,7 @@ def _error(name: str, answer: Answer, data: bytes) -> Exception:
     if answer.status in {408, 409, 425, 429} or answer.status >= 500:
         after = answer.headers.get("retry-after", "")
         return _Again(
-            _Try(f"it answered {answer.status}: {said}", sent=True, after=float(after) if after.isdigit() else 0)
+            _Try(f"it answered {answer.status}: {said}", loss=1, after=float(after) if after.isdigit() else 0)
         )
     return ModelRefused(f"model {name!r} refused the request ({answer.status}): {said}")
 

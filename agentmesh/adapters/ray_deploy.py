@@ -232,7 +232,7 @@ def _deployment_options(name: str, spec: Spec, plan: Mapping[str, Any]) -> dict[
     environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if spec.local else {}
     options: dict[str, Any] = {
         "max_ongoing_requests": max(256, 4 * spec.concurrency),
-        "health_check_period_s": 2,
+        "health_check_period_s": 1,
         "health_check_timeout_s": 30,
         "graceful_shutdown_timeout_s": 2,
         "max_constructor_retry_count": 2,
@@ -305,7 +305,15 @@ class ModelReplica:
         return app
 
     async def check_health(self) -> None:
-        await self._server.check_health()
+        """Called by Serve. An engine that died does not come back: end with it, so that a new replica starts at once.
+
+        Serve would wait for three failures in a row, and go on sending calls meanwhile.
+        """
+        try:
+            await self._server.check_health()
+        except Exception as error:
+            print(f"the engine died: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
 
 
 def _one_process_engine() -> type[Any]:
