@@ -7,6 +7,7 @@ What is not CEL (templates, limits on values, types from JSON Schemas) stands in
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -393,6 +394,21 @@ def run(compiled: Any, data: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         raise ValueError(_plain_error(str(error))) from None
+
+
+@lru_cache(maxsize=1024)
+def _matcher(pattern: str) -> Any:
+    """A program over `text`; the pattern is compiled once, into RE2."""
+    literal = json.dumps(pattern, ensure_ascii=False).replace("\\/", "/")
+    return program(parse(f"text.matches({literal})"))
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether a regular expression is found in a text, in time linear in both (RE2). ValueError when it is not one."""
+    try:
+        return run(_matcher(pattern), {"text": text}) is True
+    except ExpressionError as error:
+        raise ValueError(error.message) from None
 
 
 def _plain_error(message: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -15,7 +15,7 @@ from agentmesh.core.agent import Skill
 from agentmesh.core.model import Model
 from agentmesh.core.policy import PolicyFile
 from agentmesh.core.tool import ServerFile, Tool, ToolSpec
-from agentmesh.core.workflow import NAME, Workflow
+from agentmesh.core.workflow import NAME, LlmSpec, Workflow
 
 
 class Peer(BaseModel):
@@ -65,6 +65,105 @@ class Mesh:
     @property
     def name(self) -> str:
         return self.file.name
+
+
+def assemble(
+    folder: PurePath,
+    file: MeshFile,
+    servers: Iterable[ServerFile] = (),
+    workflows: Iterable[Workflow] = (),
+    policies: Iterable[PolicyFile] = (),
+) -> Mesh:
+    """The mesh of these files, with what they offer. Of two that claim one name the first has it (see `core.check`)."""
+    by_name: dict[str, Workflow] = {}
+    for workflow in workflows:
+        by_name.setdefault(workflow.name, workflow)
+    server_files: dict[str, ServerFile] = {}
+    tools: dict[str, Tool] = {}
+    specs: dict[str, ToolSpec] = {}
+    for server in servers:
+        server_files.setdefault(server.name, server)
+        for name, spec in server.tools.items():
+            offered = offered_name(server, name)
+            if offered not in tools:
+                tools[offered] = _server_tool(server, offered, spec, by_name)
+                specs[offered] = spec
+    skills: dict[str, Skill] = {}
+    for workflow in by_name.values():
+        if workflow.on.mcp is not None:
+            tools.setdefault(workflow.on.mcp.name or workflow.name, _workflow_tool(workflow))
+        if workflow.on.a2a is not None:
+            skill = _skill(workflow)
+            skills.setdefault(skill.id, skill)
+    return Mesh(folder, file, server_files, by_name, tuple(policies), tools, specs, skills)
+
+
+def offered_name(server: ServerFile, tool: str) -> str:
+    """What callers know a server file's tool by."""
+    return f"{server.name}.{tool}" if server.prefix else tool
+
+
+def llm_output(llm: LlmSpec) -> dict[str, Any] | None:
+    """The output schema of a model's answer as callers may see it; None for free text.
+
+    An `enum` that is an expression is known only when the step runs, so callers see the schema without it.
+    """
+    return None if llm.output is None else _without_expressions(llm.output)
+
+
+def _without_expressions(schema: Any) -> Any:
+    if isinstance(schema, Mapping):
+        return {k: _without_expressions(v) for k, v in schema.items() if not (k == "enum" and isinstance(v, str))}
+    if isinstance(schema, list):
+        return [_without_expressions(v) for v in schema]
+    return schema
+
+
+def _server_tool(server: ServerFile, offered: str, spec: ToolSpec, workflows: Mapping[str, Workflow]) -> Tool:
+    input_schema, output_schema = spec.input, spec.output
+    if spec.llm is not None:
+        output_schema = llm_output(spec.llm)
+    elif spec.workflow is not None and (workflow := workflows.get(spec.workflow)) is not None:
+        output_schema = workflow.output_schema
+        if "input" not in spec.model_fields_set:
+            input_schema = workflow.input
+    return Tool(
+        name=offered,
+        description=spec.description,
+        input_schema=input_schema,
+        output_schema=output_schema,
+        title=spec.title,
+        annotations=spec.annotations.model_dump(exclude_none=True),
+        source=f"server:{server.name}",
+        server=server.name,
+    )
+
+
+def _workflow_tool(workflow: Workflow) -> Tool:
+    mcp = workflow.on.mcp
+    return Tool(
+        name=(mcp.name if mcp else None) or workflow.name,
+        description=workflow.description or workflow.title or f"Runs the workflow {workflow.name}.",
+        input_schema=workflow.input,
+        output_schema=workflow.output_schema,
+        title=workflow.title,
+        annotations=workflow.annotations,
+        source=f"workflow:{workflow.name}",
+    )
+
+
+def _skill(workflow: Workflow) -> Skill:
+    a2a = workflow.on.a2a
+    tags, examples = (a2a.tags, a2a.examples) if a2a else ((), ())
+    return Skill(
+        id=(a2a.skill if a2a else None) or workflow.name,
+        name=workflow.title or workflow.name,
+        description=workflow.description or workflow.title or f"Runs the workflow {workflow.name}.",
+        workflow=workflow.name,
+        tags=tags,
+        examples=examples,
+        input_schema=workflow.input,
+    )
 
 
 def definition_hash(document: Any) -> str:

@@ -1,8 +1,8 @@
 """Workflow: a file in workflows/, its steps and what stands around them, as typed values.
 
-These models hold the *shape* of the file. What names mean (a step that exists, an expression that type-checks, a cron line that
-fires) is decided by `core.check` over the whole mesh. Expressions stay strings here: a string with `${{ }}` is a template, and
-`if`, `when`, `ensure` are bare CEL.
+These models hold the *shape* of the file. What names mean (a step that exists, an expression that type-checks, a cron
+line that fires) is decided by `core.check` over the whole mesh. Expressions stay strings here: a string with `${{ }}` is
+a template, and `if`, `when`, `ensure` are bare CEL.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Workflow(_File):
 
 def seconds(duration: Duration) -> float:
     """Seconds of a duration; ValueError says what a duration looks like."""
-    if isinstance(duration, (int, float)) and not isinstance(duration, bool):
+    if not isinstance(duration, str):
         return float(duration)
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
     text = duration.strip()

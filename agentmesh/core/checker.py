@@ -1,0 +1,294 @@
+"""Checker: what the checks of every kind of file share: faults at places, expressions, schemas, models, validators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentmesh.core.document import Document, Path
+from agentmesh.core.expression import ExpressionError, check_expression, check_template, segments
+from agentmesh.core.inference import DYN, STRING, Facts, JsonSchema, closest, describe, items, kinds, union
+from agentmesh.core.inference import field as field_of
+from agentmesh.core.mesh import Mesh, llm_output
+from agentmesh.core.schema import schema_faults, template_enums
+from agentmesh.core.shape import kind_of
+from agentmesh.core.workflow import LlmSpec, Validator, seconds
+from agentmesh.errors import Fault
+
+NOT_BUILT = "not built yet in this release"
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """What is known of an installed function without importing it."""
+
+    parameters: tuple[str, ...] | None = None
+    """Names that may be given, `ctx` left out; None when any may."""
+    required: tuple[str, ...] = ()
+
+
+@dataclass
+class World:
+    """Everything that names may mean, while one mesh is checked."""
+
+    mesh: Mesh
+    find_function: Callable[[str], Function | str]
+    """Of `package.module:function`; a string says what is wrong with the name."""
+    unsure: frozenset[str] = frozenset()
+    """`tools`, `workflows`: a file could not be read, so that an unknown name may stand there."""
+    names: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Names known to be declared in parts that did not fit."""
+    faults: list[Fault] = field(default_factory=list)
+    visited: set[tuple[str, Path]] = field(default_factory=set)
+    """Strings that were checked as expressions or templates, by file and path."""
+
+    def unknown(self, kind: str, name: str, among: Mapping[str, Any]) -> str | None:
+        """What to say of a name that nothing has; None when it is known, or may be."""
+        if name in among or name in self.names.get(kind, ()) or kind in self.unsure:
+            return None
+        return f"unknown {kind.removesuffix('s')} {name!r}{closest(name, among) or (_listing(among) if among else '')}"
+
+
+def _listing(among: Mapping[str, Any]) -> str:
+    names = sorted(among)
+    return f"; there are {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+
+
+class Checker:
+    """Shared by workflows, tools and policies: reports at places of one document."""
+
+    def __init__(self, world: World, document: Document) -> None:
+        self.world = world
+        self.document = document
+
+    def fault(self, path: Path, message: str, *, offset: int | None = None, key: bool = False) -> None:
+        self.world.faults.append(self.document.fault(path, message, offset=offset, key=key))
+
+    def expression(
+        self, path: Path, types: Mapping[str, JsonSchema], *, boolean: bool = False, facts: Facts = frozenset()
+    ) -> JsonSchema:
+        """Type of a bare expression; {} after a fault."""
+        text = self.document.get(path)
+        self.world.visited.add((self.document.file, path))
+        if not isinstance(text, str):
+            return DYN
+        try:
+            return check_expression(text, types, boolean=boolean, facts=facts)
+        except ExpressionError as error:
+            self.fault(path, self.explain(error.message), offset=error.column - 1 if error.column else None)
+            return DYN
+
+    def template(self, path: Path, types: Mapping[str, JsonSchema], *, facts: Facts = frozenset()) -> JsonSchema:
+        """Type of a value with `${{ }}` in it, every string looked at; {} where there is a fault."""
+        value = self.document.get(path)
+        if isinstance(value, Mapping):
+            properties = {}
+            for key in value:
+                if "${{" in key:
+                    self.fault((*path, key), "an expression may not stand in a key", key=True)
+                properties[key] = self.template((*path, key), types, facts=facts)
+            return {"type": "object", "properties": properties, "required": list(value), "additionalProperties": False}
+        if isinstance(value, list):
+            parts = [self.template((*path, i), types, facts=facts) for i in range(len(value))]
+            return {"type": "array", "items": union(parts) if parts else DYN}
+        self.world.visited.add((self.document.file, path))
+        if not isinstance(value, str) or "${{" not in value:
+            return check_template(value, types)
+        found: JsonSchema = STRING
+        try:
+            pieces = segments(value)
+        except ExpressionError as error:
+            self.fault(path, error.message, offset=error.column - 1)
+            return DYN
+        for piece in pieces:
+            if isinstance(piece, tuple):
+                try:
+                    inner = check_expression(piece[0], types, facts=facts)
+                    found = inner if len(pieces) == 1 else STRING
+                except ExpressionError as error:
+                    self.fault(path, self.explain(error.message), offset=piece[1] + max(error.column - 1, 0))
+                    found = DYN
+        return found
+
+    def explain(self, message: str) -> str:
+        return message
+
+    def schema(
+        self, path: Path, *, types: Mapping[str, JsonSchema] | None = None, must_be_object: bool = False
+    ) -> bool:
+        """Whether the JSON Schema at a path is one. With `types`, an `enum` may be an expression that yields a list."""
+        value = self.document.get(path)
+        if value is None:
+            return True
+        found = schema_faults(value, expressions=types is not None)
+        for below, message in found:
+            self.fault((*path, *below), message)
+        if types is not None:
+            for below, _ in template_enums(value):
+                result = self.template((*path, *below), types)
+                if "array" not in kinds(result):
+                    self.fault((*path, *below), f"an enum must be a list, this is {describe(result)}")
+        if must_be_object and not found and kinds(value) != {"object"}:
+            self.fault(path, "must be of `type: object`: it is what callers send by name")
+        return not found
+
+    def duration(self, path: Path) -> None:
+        value = self.document.get(path)
+        if value is None:
+            return
+        try:
+            if seconds(value) < 0:
+                self.fault(path, "a time must not be negative")
+        except ValueError as error:
+            self.fault(path, str(error))
+
+    def not_built(self, path: Path, what: str) -> None:
+        if self.document.get(path) is not None:
+            self.fault(path, f"{what} {NOT_BUILT}", key=True)
+
+    def python(self, path: Path) -> Function | None:
+        name = self.document.get(path)
+        found = self.world.find_function(name)
+        if isinstance(found, str):
+            self.fault(path, found)
+            return None
+        return found
+
+    def model(self, path: Path, name: str | None) -> None:
+        """A model that is named, or the default when none is."""
+        file = self.world.mesh.file
+        if name is None:
+            if file.default_model is None and "models" not in self.world.unsure:
+                self.fault(path, "names no model, and agentmesh.yaml has no default_model; write `model: NAME`")
+        elif message := self.world.unknown("models", name, file.models):
+            self.fault((*path, "model"), message)
+
+    def llm(self, path: Path, llm: LlmSpec, types: Mapping[str, JsonSchema], facts: Facts) -> JsonSchema:
+        """Type of a model's answer."""
+        self.model(path, llm.model)
+        for name in ("prompt", "system"):
+            if getattr(llm, name) is not None:
+                self.template((*path, name), types, facts=facts)
+        self.not_built((*path, "tools"), "a model with `tools` is")
+        self.not_built((*path, "max_turns"), "`max_turns` is")
+        if llm.output is None:
+            return STRING
+        if not self.schema((*path, "output"), types=types):
+            return DYN
+        return llm_output(llm) or DYN
+
+    def validators(
+        self,
+        path: Path,
+        validators: Sequence[Validator],
+        types: Mapping[str, JsonSchema],
+        output: JsonSchema,
+        facts: Facts,
+    ) -> None:
+        scope = {**types, "output": output}
+        for i, validator in enumerate(validators):
+            at = (*path, "validate", i)
+            built = ("schema", "ensure", "grounded")
+            given = [n for n in (*built, "tool", "judge", "vote", "approve") if self.document.get((*at, n)) is not None]
+            for name in given:
+                if name not in built:
+                    self.fault(
+                        (*at, name), f"the validator {name!r} is {NOT_BUILT}; there are {', '.join(built)}", key=True
+                    )
+            if len(given) != 1:
+                self.fault(
+                    at,
+                    f"a validator is one of {', '.join(built)}"
+                    + (f", this has {' and '.join(given)}" if given else ""),
+                )
+            if validator.ensure is not None:
+                self.expression((*at, "ensure"), scope, boolean=True, facts=facts)
+            if validator.schema_ is not None:
+                self.schema((*at, "schema"), types=scope)
+            if validator.in_ is not None:
+                if validator.grounded is None:
+                    self.fault((*at, "in"), "`in` belongs to `grounded`", key=True)
+                self.expression((*at, "in"), scope, facts=facts)
+            for n, name in enumerate(validator.grounded or ()):
+                self.grounded((*at, "grounded", n), name, scope)
+
+    def grounded(self, path: Path, name: str, scope: Mapping[str, JsonSchema]) -> None:
+        """A path such as `output.quotes` or `output.places[].file`."""
+        found: JsonSchema = {"type": "object", "properties": dict(scope), "additionalProperties": False}
+        walked = ""
+        for part in name.replace("[", ".[").split("."):
+            if part.startswith("["):
+                if "array" not in kinds(found):
+                    self.fault(path, f"{walked} is {describe(found)}, it has no items")
+                    return
+                found = items(found)
+            else:
+                owner = items(found) if kinds(found) == {"array"} else found
+                inner = field_of(owner, part) if "object" in kinds(owner) else None
+                if inner is None:
+                    known = owner.get("properties", {})
+                    what = f"{walked} has no" if walked else "unknown name"
+                    self.fault(path, f"{what} {part!r}{closest(part, known)}")
+                    return
+                found = inner
+            walked += part if part.startswith("[") or not walked else f".{part}"
+
+    def on_invalid(self, path: Path, stages: Sequence[Any], *, asks_model: bool) -> None:
+        not_built = ("resample", "fallback", "ask", "compensate")
+        for i, stage in enumerate(stages):
+            at = (*path, "on_invalid", i)
+            name = stage if isinstance(stage, str) else next(iter(stage), None) if isinstance(stage, Mapping) else None
+            if name in not_built:
+                self.fault(at, f"`on_invalid: {name}` is {NOT_BUILT}; there are repair, escalate, fail")
+            elif stage == "fail":
+                if i != len(stages) - 1:
+                    self.fault(at, "`fail` is the end: nothing after it would happen")
+            elif not isinstance(stage, Mapping) or len(stage) != 1 or name not in ("repair", "escalate"):
+                hint = closest(str(name), ("repair", "escalate", "fail"))
+                self.fault(at, f"must be {{repair: N}}, {{escalate: {{model: NAME}}}} or fail{hint}")
+            elif not asks_model:
+                self.fault(at, f"`{name}` needs an llm: only a model can answer again")
+            elif name == "repair":
+                self.count((*at, "repair"), stage["repair"])
+            else:
+                self.escalate((*at, "escalate"), stage["escalate"])
+
+    def escalate(self, path: Path, value: Any) -> None:
+        if not isinstance(value, Mapping) or not isinstance(value.get("model"), str):
+            self.fault(path, "must be {model: NAME, repair: N}")
+            return
+        self.model(path, value["model"])
+        for key in value:
+            if key not in ("model", "repair"):
+                self.fault(
+                    (*path, key),
+                    f"unknown key {key!r}{closest(key, ('model', 'repair')) or '; here may stand model, repair'}",
+                    key=True,
+                )
+        if "repair" in value:
+            self.count((*path, "repair"), value["repair"], least=0)
+
+    def count(self, path: Path, value: Any, least: int = 1) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 100:
+            self.fault(path, f"must be a whole number from {least} to 100, this is {kind_of(value)}")
+
+    def arguments(self, path: Path, given: JsonSchema, schema: JsonSchema, whose: str) -> None:
+        """Whether what is given by name fits an input schema, as far as can be known before it runs."""
+        wanted: Mapping[str, Any] = schema.get("properties", {})
+        closed = schema.get("additionalProperties", None) is False or (wanted and "additionalProperties" not in schema)
+        have: Mapping[str, Any] = given.get("properties", {})
+        for name, found in have.items():
+            if name not in wanted:
+                if closed and "patternProperties" not in schema:
+                    hint = closest(name, wanted) or (
+                        f"; it takes {', '.join(wanted)}" if wanted else "; it takes nothing"
+                    )
+                    self.fault((*path, name), f"{whose} takes no {name!r}{hint}", key=True)
+                continue
+            expected = field_of(schema, name) or DYN
+            if not kinds(found) & kinds(expected):
+                self.fault((*path, name), f"{whose} wants {describe(expected)} here, this is {describe(found)}")
+        for name in schema.get("required", ()):
+            if name not in have:
+                self.fault(path, f"{whose} needs {name!r}", key=True)

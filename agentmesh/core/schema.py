@@ -1,0 +1,260 @@
+"""JSON Schema 2020-12 as the mesh uses it: checked when a file is loaded, applied without surprises.
+
+Nothing is fetched: a `$ref` stays inside its own schema. Regular expressions are RE2's, whose time is linear, because a
+caller's 26 characters hold Python's `re` for seconds under a pattern such as `^(a+)+$`; look-around and back-references
+do not exist in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
+from referencing import Registry
+
+from agentmesh.core import cel
+from agentmesh.core.document import Path
+from agentmesh.core.inference import closest
+
+SHOWN = 5
+"""Faults told of one schema."""
+
+# Applying a schema
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "string") and not cel.matches(pattern, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _pattern_properties(
+    validator: Any, patterns: Mapping[str, Any], instance: Any, schema: Any
+) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "object"):
+        for pattern, subschema in patterns.items():
+            for name, value in instance.items():
+                if cel.matches(pattern, name):
+                    yield from validator.descend(value, subschema, path=name, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, more: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if not validator.is_type(instance, "object"):
+        return
+    known, patterns = schema.get("properties", {}), list(schema.get("patternProperties", {}))
+    extra = [name for name in instance if name not in known and not any(cel.matches(p, name) for p in patterns)]
+    if validator.is_type(more, "object"):
+        for name in extra:
+            yield from validator.descend(instance[name], more, path=name)
+    elif not more and extra:
+        shown = ", ".join(repr(name[:80]) for name in extra[:SHOWN])
+        yield ValidationError(f"unknown: {shown}{closest(extra[0], known)}")
+
+
+_Validator: Any = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator,
+    {"pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional_properties},
+)
+
+
+def validator(schema: Any) -> Any:
+    """A jsonschema validator (`iter_errors`, `is_valid`). Build it once for a schema; it may be shared by threads."""
+    return _Validator(schema, registry=Registry())
+
+
+# Checking a schema
+
+_META = Draft202012Validator(Draft202012Validator.META_SCHEMA)
+_KEYWORDS = frozenset(
+    [
+        "$id",
+        "$schema",
+        "$ref",
+        "$anchor",
+        "$dynamicRef",
+        "$dynamicAnchor",
+        "$vocabulary",
+        "$comment",
+        "$defs",
+        "definitions",
+        "type",
+        "enum",
+        "const",
+        "multipleOf",
+        "maximum",
+        "exclusiveMaximum",
+        "minimum",
+        "exclusiveMinimum",
+        "maxLength",
+        "minLength",
+        "pattern",
+        "maxItems",
+        "minItems",
+        "uniqueItems",
+        "maxContains",
+        "minContains",
+        "maxProperties",
+        "minProperties",
+        "required",
+        "dependentRequired",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "if",
+        "then",
+        "else",
+        "dependentSchemas",
+        "prefixItems",
+        "items",
+        "contains",
+        "properties",
+        "patternProperties",
+        "additionalProperties",
+        "propertyNames",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+        "format",
+        "contentEncoding",
+        "contentMediaType",
+        "contentSchema",
+        "title",
+        "description",
+        "default",
+        "deprecated",
+        "readOnly",
+        "writeOnly",
+        "examples",
+    ]
+)
+_ONE = ("not", "if", "then", "else", "items", "contains", "additionalProperties", "propertyNames", "unevaluatedItems",
+        "unevaluatedProperties", "contentSchema")  # fmt: skip
+_MANY = ("allOf", "anyOf", "oneOf", "prefixItems")
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+
+
+def subschemas(schema: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """A schema and every schema inside it, with paths."""
+    yield path, schema
+    if not isinstance(schema, Mapping):
+        return
+    for word in _ONE:
+        if word in schema:
+            yield from subschemas(schema[word], (*path, word))
+    for word in _MANY:
+        if isinstance(schema.get(word), (list, tuple)):
+            for i, inner in enumerate(schema[word]):
+                yield from subschemas(inner, (*path, word, i))
+    for word in _NAMED:
+        if isinstance(schema.get(word), Mapping):
+            for name, inner in schema[word].items():
+                yield from subschemas(inner, (*path, word, name))
+
+
+def template_enums(schema: Any) -> list[tuple[Path, str]]:
+    """Where `enum` is an expression: its path and text."""
+    return [
+        ((*path, "enum"), inner["enum"])
+        for path, inner in subschemas(schema)
+        if isinstance(inner, Mapping) and isinstance(inner.get("enum"), str)
+    ]
+
+
+def schema_faults(schema: Any, *, expressions: bool = False) -> list[tuple[Path, str]]:
+    """What is wrong with a schema: (path, message). `expressions`: `enum` may be `${{ }}` (an `output` schema)."""
+    found: list[tuple[Path, str]] = []
+    plain = _without_templates(schema) if expressions else schema
+    for error in _META.iter_errors(plain):
+        fault = (tuple(error.absolute_path), _explain(error))
+        if fault in found:
+            continue
+        found.append(fault)
+        if len(found) >= SHOWN:
+            return found
+    for path, inner in subschemas(schema):
+        if isinstance(inner, Mapping):
+            found += [((*path, *below), message) for below, message in _own_faults(schema, inner)]
+    return found[:SHOWN]
+
+
+def _without_templates(schema: Any) -> Any:
+    """The same schema with every `enum` that is an expression made a list, so that the meta-schema accepts it."""
+    if isinstance(schema, Mapping):
+        return {
+            k: [None] if k == "enum" and isinstance(v, str) and "${{" in v else _without_templates(v)
+            for k, v in schema.items()
+        }
+    if isinstance(schema, (list, tuple)):
+        return [_without_templates(v) for v in schema]
+    return schema
+
+
+def _own_faults(root: Any, schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    for word in schema:
+        if word not in _KEYWORDS and (hint := closest(word, _KEYWORDS)):
+            yield (word,), f"{word!r} is no word of JSON Schema{hint}"
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        if not reference.startswith("#"):
+            yield ("$ref",), f"a $ref stays inside its own schema (#/$defs/...): {reference!r} would be fetched"
+        elif _target(root, reference) is None:
+            yield ("$ref",), f"there is no {reference!r} in this schema"
+    for word in ("$dynamicRef", "$id"):
+        if word in schema:
+            yield (word,), f"{word} is not supported; use $ref with #/$defs/..."
+    for path, pattern in [(("pattern",), schema.get("pattern"))] + [
+        (("patternProperties", p), p) for p in schema.get("patternProperties", ()) if isinstance(p, str)
+    ]:
+        if isinstance(pattern, str):
+            try:
+                cel.matches(pattern, "")
+            except ValueError as error:
+                yield path, f"not a regular expression of RE2 (no look-around, no back-references): {error}"
+    if "unevaluatedProperties" in schema and any(
+        isinstance(s, Mapping) and "patternProperties" in s for _, s in subschemas(root)
+    ):
+        yield (
+            ("unevaluatedProperties",),
+            "unevaluatedProperties does not go with patternProperties here; use additionalProperties",
+        )
+
+
+def _target(root: Any, reference: str) -> Any:
+    value = root
+    for part in reference.removeprefix("#").strip("/").split("/") if reference != "#" else ():
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, Mapping):
+            value = value.get(name)
+        elif isinstance(value, (list, tuple)) and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return None
+    return value
+
+
+_TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
+
+
+def _explain(error: Any) -> str:
+    path = list(error.absolute_path)
+    word = path[-1] if path and isinstance(path[-1], str) else ""
+    if word == "type" or (len(path) > 1 and path[-2] == "type"):
+        given = error.instance if isinstance(error.instance, list) else [error.instance]
+        wrong = next((t for t in given if t not in _TYPES), error.instance)
+        hint = closest(wrong, _TYPES) if isinstance(wrong, str) else ""
+        return f"{wrong!r} is no type of JSON Schema{hint or '; it has ' + ', '.join(_TYPES)}"
+    if word == "enum" and isinstance(error.instance, str) and "${{" in error.instance:
+        return "an expression may stand at the enum of an output schema only"
+    if error.validator == "type":
+        expected = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+        words: dict[Any, str] = {
+            "array": "a list",
+            "object": "an object",
+            "string": "text",
+            "boolean": "true or false",
+            "integer": "a whole number",
+        }
+        return f"{word or 'a schema'} must be {' or '.join(words.get(k) or str(k) for k in expected)}"
+    return str(error.message)[:200]
