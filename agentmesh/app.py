@@ -1,0 +1,234 @@
+"""The application: builds the graph of adapters, engine and edges, and serves it.
+
+The only module, with cli/, that sees every layer. `serve` owns a mesh: it holds the lock of `.agentmesh/`, the store and
+the models' child, and writes its address there. `open_app` is the one place where lifetimes begin: what opens first
+closes last (store, models, engine, edges), and its task groups hold everything that runs.
+
+A start imports only what answering needs: the MCP and A2A SDKs and FastAPI cost more than a second together, so they
+are imported in a thread while the socket already listens (`Late`); requests that come earlier wait.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import ModuleType
+
+import anyio
+import anyio.to_thread
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from agentmesh import telemetry
+from agentmesh.adapters.files import load_mesh
+from agentmesh.adapters.lock import MeshLock
+from agentmesh.adapters.model_child import ModelChild
+from agentmesh.adapters.openai_http import OpenAiHttp
+from agentmesh.adapters.sql.store import open_store
+from agentmesh.core.mesh import Mesh
+from agentmesh.engine import Engine, build_engine
+from agentmesh.errors import ServeError
+from agentmesh.http.auth import Guard, check_bind
+from agentmesh.http.health import health_routes
+from agentmesh.settings import Settings
+
+log = logging.getLogger("agentmesh")
+
+BACKLOG = 1024
+GRACE = 3
+"""Seconds that open answers get when the server stops; runs do not need them, they go on at the next start."""
+
+
+class Late:
+    """An ASGI app that is given after the server listens; requests wait for it."""
+
+    def __init__(self) -> None:
+        self._given = anyio.Event()
+        self._app: ASGIApp | None = None
+
+    def give(self, app: ASGIApp) -> None:
+        self._app = app
+        self._given.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while self._app is None:
+            await self._given.wait()
+        await self._app(scope, receive, send)
+
+
+@asynccontextmanager
+async def open_app(
+    settings: Settings, mesh: Mesh, *,
+    token: str | None = None, shutdown: Callable[[], None] | None = None,
+    clock: Callable[[], float] = time.time, rng: random.Random | None = None,
+) -> AsyncIterator[ASGIApp]:  # fmt: skip
+    """The whole mesh, running: yields the ASGI application. Leaving gives unfinished runs back and stops the models.
+
+    `settings.port` is the port that clients see. MeshError when the store cannot be opened.
+    """
+    url = mesh.file.url or address(settings)
+    mcp, a2a, api = Late(), Late(), Late()
+    engine: Engine | None = None
+
+    async def edges(engine: Engine) -> None:
+        """Imports the protocols' libraries, the one that clients ask first, first; then holds MCP's sessions open."""
+        mcp_edge = (await _import("agentmesh.mcp.server")).build_mcp(engine, settings)
+        async with mcp_edge.run():
+            mcp.give(mcp_edge.app)
+            api.give(
+                (await _import("agentmesh.http.api")).build_api(
+                    engine, settings, base_url=url, token=token, shutdown=shutdown
+                )
+            )
+            routes = (await _import("agentmesh.a2a.server")).build_a2a(engine, settings, url)
+            a2a.give(Starlette(routes=routes))
+            await anyio.sleep_forever()
+
+    root = Starlette(
+        routes=[
+            *health_routes(settings, lambda: engine),
+            Route("/mcp", mcp),
+            Route("/.well-known/agent-card.json", a2a),
+            Route("/a2a", a2a),
+            Route("/a2a/{path:path}", a2a),
+            Mount("/v1", api),
+        ]
+    )
+    deployed = mesh.file.models if settings.models else {}
+    async with (
+        open_store(settings.store or mesh.file.store, settings.folder, clock=clock) as store,
+        ModelChild(
+            settings.folder, deployed, keep_models=settings.keep_models, grace=settings.child_grace,
+            ray_address=settings.ray_address, clock=clock,
+        ) as child,
+        OpenAiHttp(mesh.file.models, child, model_wait=settings.limits.model_wait) as endpoints,
+        anyio.create_task_group() as work,
+        anyio.create_task_group() as tasks,
+    ):  # fmt: skip
+        engine = build_engine(
+            mesh, store, endpoints, clock=clock, random=rng,
+            lease=settings.lease.seconds, heartbeat=settings.lease.heartbeat,
+        )  # fmt: skip
+        await work.start(engine.worker.run)
+        await tasks.start(engine.scheduler.run)
+        tasks.start_soon(edges, engine)
+        try:
+            yield Guard(root, host=settings.host, url=mesh.file.url, limits=settings.limits)
+        finally:
+            # The edges and the scheduler have nothing to lose; steps in flight get their moment while `work` is left.
+            engine.worker.stop()
+            tasks.cancel_scope.cancel()
+
+
+async def _import(name: str) -> ModuleType:
+    return await anyio.to_thread.run_sync(importlib.import_module, name)
+
+
+def address(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
+
+
+def serve(settings: Settings) -> None:
+    """Serves the mesh of `settings.folder` until SIGTERM or SIGINT. Blocks; call it from the main thread.
+
+    ProjectError when its files have faults, ServeError when the address cannot be had, StoreLocked when it is served
+    already.
+    """
+    check_bind(settings.host)
+    mesh = load_mesh(settings.folder, settings.secrets)
+    telemetry.set_up(settings.log_level, settings.secrets.values.values())
+    with MeshLock.of_folder(settings.folder) as lock, listen(settings.host, settings.port) as listener:
+        settings = replace(settings, port=listener.getsockname()[1])
+        lock.announce(address(settings))
+        # uvicorn raises the signal that stopped it once more when it is done: the closing below must survive that.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        anyio.run(_serve, settings, mesh, listener, backend_options={"use_uvloop": True})
+
+
+async def _serve(settings: Settings, mesh: Mesh, listener: socket.socket) -> None:
+    token = secrets.token_urlsafe(24)
+    server: Announcing | None = None
+
+    def shutdown() -> None:
+        if server is not None:
+            server.should_exit = True
+
+    async with open_app(settings, mesh, token=token, shutdown=shutdown) as app:
+        config = uvicorn.Config(
+            app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None, server_header=False,
+            backlog=BACKLOG, timeout_graceful_shutdown=GRACE, h11_max_incomplete_event_size=settings.limits.headers,
+        )  # fmt: skip
+        server = Announcing(config, lambda: _announce(settings, mesh, token))
+        await server.serve(sockets=[listener])
+        _withdraw(settings)
+        log.info("stopping: %s", "models stay warm" if settings.keep_models else "runs are kept, models end")
+
+
+def _announce(settings: Settings, mesh: Mesh, token: str) -> None:
+    """Writes `.agentmesh/server.json`, by which commands find this server, and says on stderr where it listens."""
+    file = settings.state_folder / "server.json"
+    text = json.dumps({"pid": os.getpid(), "url": address(settings), "token": token, "started_at": time.time()})
+    draft = file.with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "w") as out:
+        out.write(text)
+    draft.replace(file)
+    url = address(settings)
+    sys.stderr.write(
+        f"{mesh.name} is served at {url}\n"
+        f"  MCP    {url}/mcp ({len(mesh.tools)} tools)\n"
+        f"  A2A    {url}/.well-known/agent-card.json ({len(mesh.skills)} skills)\n"
+        f"  API    {url}/v1\n"
+        "Open to every program on this machine: no identity is configured. Ctrl-C stops it.\n"
+    )
+    sys.stderr.flush()
+
+
+def _withdraw(settings: Settings) -> None:
+    (settings.state_folder / "server.json").unlink(missing_ok=True)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; ServeError says what to do when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+    except OSError as error:
+        listener.close()
+        raise ServeError(
+            f"port {port} of {host} cannot be used ({error.strerror}); "
+            "stop what listens there, or choose another with --port"
+        ) from None
+    listener.listen(BACKLOG)
+    listener.set_inheritable(False)
+    return listener
+
+
+class Announcing(uvicorn.Server):
+    """Says where it listens once it does."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._announce()
