@@ -203,11 +203,12 @@ def test_every_policy_effect_has_a_heading(effect: str) -> None:
 
 
 FILE_MODELS: list[type[BaseModel]] = [
-    mesh.MeshFile, mesh.A2aSettings, model.Model, model.Deploy, model.Price, model.Replicas, tool.ServerFile, tool.ToolSpec,
-    tool.Annotations, workflow.Workflow, workflow.Step, workflow.LlmSpec, workflow.Validator, workflow.Retry_,
-    workflow.AgentSpec, workflow.MapSpec, workflow.Case, workflow.Schedule, workflow.A2aTrigger, workflow.McpTrigger,
-    workflow.Triggers, workflow.Budget, policy.PolicyFile, policy.Role, policy.Rule, policy.PolicyCase,
-]  # fmt: skip
+    *(mesh.MeshFile, mesh.A2aSettings, model.Model, model.Deploy, model.Price, model.Replicas),
+    *(tool.ServerFile, tool.ToolSpec, tool.Annotations),
+    *(workflow.Workflow, workflow.Step, workflow.LlmSpec, workflow.Validator, workflow.Retry_, workflow.AgentSpec),
+    *(workflow.MapSpec, workflow.Case, workflow.Schedule, workflow.A2aTrigger, workflow.McpTrigger, workflow.Triggers),
+    *(workflow.Budget, policy.PolicyFile, policy.Role, policy.Rule, policy.PolicyCase),
+]
 
 
 @pytest.mark.parametrize("kind", FILE_MODELS, ids=lambda kind: kind.__name__)

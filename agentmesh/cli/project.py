@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import agentmesh
 from agentmesh.cli.options import WRONG, Json, Mesh, WrongUsage, mesh_folder
 from agentmesh.cli.output import note, print_json
 
 TEMPLATE = Path(__file__).parent / "template"
+SCHEMAS = Path(agentmesh.__file__).parent / "schemas"
+"""A JSON Schema for each kind of file, for editors; written by `agentmesh check --schemas`."""
 
 
 def init(
@@ -22,6 +26,7 @@ def init(
     name = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_")
     name = name if name[:1].isalpha() else f"mesh-{name}".strip("-")
     files = {p.relative_to(TEMPLATE): p for p in sorted(TEMPLATE.rglob("*")) if p.is_file()}
+    files |= {Path(".agentmesh", "schemas", p.name): p for p in sorted(SCHEMAS.glob("*.json"))}
     if there := [str(r) for r in files if (folder / r).exists()]:
         raise WrongUsage(f"{folder} has {', '.join(there)} already; `init` does not write over files")
     for relative, source in files.items():
@@ -35,12 +40,22 @@ def init(
         print_json({"folder": str(folder), "files": [str(r) for r in files]})
         return
     for relative in files:
-        print(folder / relative)
+        if relative.parts[0] != ".agentmesh":
+            print(folder / relative)
     note(f"now: cd {folder} && agentmesh run hello --input name=World")
 
 
-def check(mesh: Mesh = None, as_json: Json = False) -> None:
+def check(
+    schemas: Annotated[
+        Path | None, typer.Option("--schemas", metavar="FOLDER", help="Write the files' JSON Schemas there instead.")
+    ] = None,
+    mesh: Mesh = None,
+    as_json: Json = False,
+) -> None:
     """Check every file of this mesh; exit status 2 when one has a fault."""
+    if schemas is not None:
+        write_schemas(schemas)
+        return
     from agentmesh.adapters.files import load_mesh
     from agentmesh.errors import ProjectError
     from agentmesh.settings import read_settings
@@ -65,6 +80,20 @@ def check(mesh: Mesh = None, as_json: Json = False) -> None:
             f"{found.name}: no faults in "
             + ", ".join(f"{n} {what if n != 1 else _one(what)}" for what, n in counts.items())
         )
+
+
+def write_schemas(folder: Path) -> None:
+    """A JSON Schema for each kind of project file, for editors."""
+    from agentmesh.adapters.files import schemas
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, schema in schemas().items():
+            name = "mesh" if kind == "agentmesh.yaml" else kind
+            (folder / f"{name}.json").write_text(json.dumps(schema, indent=1, ensure_ascii=False) + "\n")
+            print(folder / f"{name}.json")
+    except OSError as e:
+        raise WrongUsage(f"cannot write {folder}: {(e.strerror or str(e)).lower()}") from e
 
 
 def _one(what: str) -> str:
