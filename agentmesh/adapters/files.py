@@ -226,7 +226,7 @@ def find_weights(source: str, folder: Path) -> str | None:
         name = source.removeprefix("builtin:")
         if name.isidentifier() and (builtin / name).is_dir():
             return None
-        known = [p.name for p in builtin.iterdir() if (p / "config.json").is_file()]
+        known = sorted(p.name for p in builtin.iterdir() if p.is_dir() and not p.name.startswith(("_", ".")))
         return f"there is no builtin model {name!r}{closest(name, known) or '; there is ' + ', '.join(known)}"
     if source.startswith((".", "/", "~")) and not (folder / Path(source).expanduser()).is_dir():
         return f"the folder {source} is missing"

@@ -59,17 +59,17 @@ def check(
     world = World(mesh, find_function, _unsure(project), _declared(project))
     _unique(project, world)
     if project.mesh is not None:
-        _MeshChecker(world, project.mesh.document).check(project.mesh.value, find_weights)
+        _MeshChecker(world, project.mesh).check(project.mesh.value, find_weights)
     for server in project.servers:
-        _ServerChecker(world, server.document).check(server)
+        _ServerChecker(world, server).check(server)
     for workflow in project.workflows:
-        _TriggerChecker(world, workflow.document).check(workflow)
+        _TriggerChecker(world, workflow).check(workflow)
         FlowChecker(world, workflow).check()
     for policy in project.policies:
-        _PolicyChecker(world, policy.document).check(policy.value)
+        _PolicyChecker(world, policy).check(policy.value)
     sources: list[Source[Any]] = [*project.servers, *project.workflows, *project.policies]
     for source in [*([project.mesh] if project.mesh is not None else []), *sources]:
-        _stray_expressions(world, source.document, secrets)
+        _stray_expressions(world, source, secrets)
     return world.faults
 
 
@@ -167,22 +167,22 @@ class _MeshChecker(Checker):
             self.fault(path, f"{url!r} is not an address: http://HOST[:PORT]/... or https://...")
 
     def one_model(self, path: Path, model: Model, find_weights: Callable[[str], str | None]) -> None:
-        if (model.source is None) == (model.url is None):
+        if (model.source is None) == (model.url is None) and not self.damaged(path):
             self.fault(path, "a model has either `source` and `deploy`, or `url` and `model`", key=True)
         if model.url is not None:
             self.address((*path, "url"), model.url)
-            if model.model is None:
+            if model.model is None and not self.damaged(path):
                 self.fault(path, "'model' is missing: the name that the endpoint knows it by", key=True)
             if model.deploy is not None:
                 self.fault((*path, "deploy"), "a model with `url` is deployed by somebody else", key=True)
         if model.source is not None:
-            if model.deploy is None:
+            if model.deploy is None and model.url is None and not self.damaged(path):
                 self.fault(
                     path, "'deploy' is missing: {engine: vllm, device: cpu} or {engine: vllm, gpus: 1}", key=True
                 )
             if message := find_weights(model.source):
                 self.fault((*path, "source"), message)
-            for name in ("model", "key"):
+            for name in ("model", "key") if model.url is None else ():
                 self.only_remote((*path, name), name)
         if model.deploy is not None:
             self.deploy((*path, "deploy"), model)
@@ -234,7 +234,7 @@ class _ServerChecker(Checker):
                 key=True,
             )
         given = [v for v in _TOOL_VERBS if v in tool.model_fields_set]
-        if len(given) != 1:
+        if len(given) > 1 or (not given and not self.damaged(path)):
             says = f"this has {' and '.join(given)}" if given else "this has none"
             self.fault(path, f"a tool has exactly one of llm, python, workflow; {says}", key=True)
         elif given == ["http"]:
@@ -409,9 +409,12 @@ class _PolicyChecker(Checker):
                 self.fault(path, message)
 
 
-def _stray_expressions(world: World, document: Document, secrets: frozenset[str]) -> None:
+def _stray_expressions(world: World, source: Source[Any], secrets: frozenset[str]) -> None:
     """`${{ }}` where nothing would fill it in, and secrets where they may not stand or are not set."""
+    document = source.document
     for path, text in strings(document.value):
+        if any(path[: len(p)] == p for p in source.removed if p):
+            continue
         if "${{" not in text or (document.file, path) in world.visited:
             if "${{" in text and "secrets." in text:
                 world.faults.append(document.fault(path, _WHERE_SECRETS_STAND))

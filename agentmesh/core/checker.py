@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentmesh.core.document import Document, Path
+from agentmesh.core.document import Path
 from agentmesh.core.expression import ExpressionError, check_expression, check_template, segments
 from agentmesh.core.inference import DYN, STRING, Facts, JsonSchema, closest, describe, items, kinds, union
 from agentmesh.core.inference import field as field_of
 from agentmesh.core.mesh import Mesh, llm_output
 from agentmesh.core.schema import schema_faults, template_enums
-from agentmesh.core.shape import kind_of
+from agentmesh.core.shape import Source, kind_of
 from agentmesh.core.workflow import LlmSpec, Validator, seconds
 from agentmesh.errors import Fault
 
@@ -45,9 +45,10 @@ class World:
 
     def unknown(self, kind: str, name: str, among: Mapping[str, Any]) -> str | None:
         """What to say of a name that nothing has; None when it is known, or may be."""
-        if name in among or name in self.names.get(kind, ()) or kind in self.unsure:
+        hint = closest(name, among)
+        if name in among or name in self.names.get(kind, ()) or (kind in self.unsure and not hint):
             return None
-        return f"unknown {kind.removesuffix('s')} {name!r}{closest(name, among) or (_listing(among) if among else '')}"
+        return f"unknown {kind.removesuffix('s')} {name!r}{hint or (_listing(among) if among else '')}"
 
 
 def _listing(among: Mapping[str, Any]) -> str:
@@ -58,9 +59,14 @@ def _listing(among: Mapping[str, Any]) -> str:
 class Checker:
     """Shared by workflows, tools and policies: reports at places of one document."""
 
-    def __init__(self, world: World, document: Document) -> None:
+    def __init__(self, world: World, source: Source[Any]) -> None:
         self.world = world
-        self.document = document
+        self.document = source.document
+        self.removed = source.removed
+
+    def damaged(self, path: Path) -> bool:
+        """Whether a part of this did not fit and was taken out: then what is missing is no fault of its own."""
+        return any(p[: len(path)] == path for p in self.removed)
 
     def fault(self, path: Path, message: str, *, offset: int | None = None, key: bool = False) -> None:
         self.world.faults.append(self.document.fault(path, message, offset=offset, key=key))

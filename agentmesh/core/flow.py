@@ -31,9 +31,8 @@ class FlowChecker(Checker):
     """One workflow."""
 
     def __init__(self, world: World, source: Source[Workflow]) -> None:
-        super().__init__(world, source.document)
+        super().__init__(world, source)
         self.workflow = source.value
-        self.removed = source.removed
         self.ids: dict[str, Path] = {}
         self.conditions: dict[str, str] = {}
         """`if` of the steps that run whenever it holds."""
@@ -139,12 +138,16 @@ class FlowChecker(Checker):
             self.around(step, path, verb)
             given = self.template((*path, "with"), scope, facts=facts) if step.with_ else DYN
             output = getattr(self, f"verb_{verb}")(step, path, types, visible, facts, given)
+        if self.damaged(path):
+            output = DYN
         self.validators(path, step.validate_, scope, output, facts)
         self.on_invalid(path, step.on_invalid, asks_model=step.llm is not None)
         return output
 
     def one_verb(self, step: Step, path: Path) -> str | None:
         given = [v for v in VERBS if v in step.model_fields_set]
+        if not given and self.damaged(path):
+            return None
         if len(given) != 1:
             says = f"this has {' and '.join(given)}" if given else "this has none"
             self.fault(path, f"a step has exactly one verb ({', '.join(BUILT_VERBS)}); {says}")

@@ -84,12 +84,16 @@ def _faults(document: Document, model: type[BaseModel], details: list[Any]) -> l
             found.append(document.fault(path, f"{group[0]['loc'][-1]!r} is missing", key=bool(path)))
         elif kind == "unknown":
             known = _keys(model, path[:-1])
-            hint = closest(str(path[-1]), known) or (f"; here may stand {', '.join(known)}" if known else "")
+            hint = closest(str(path[-1]), known) or (f"; here may stand {_some(known)}" if known else "")
             found.append(document.fault(path, f"unknown key {path[-1]!r}{hint}", key=True))
         else:
             messages = list(dict.fromkeys(_message(detail, document.get(path)) for detail in group))
             found.append(document.fault(path, _join(messages)))
     return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
 
 
 def _join(messages: list[str]) -> str:
@@ -182,30 +186,26 @@ def _unwrap(annotation: Any) -> Any:
 
 
 _STEP_LISTS = ("steps", "else")
-_NAMED = ("tools", "models", "agents", "roles", "databases")
 
 
 def _remove(value: dict[str, Any], path: Path, kind: str, removed: set[Path], name: str) -> None:
-    """Takes the smallest part out that the shape can do without."""
+    """Takes the smallest part out that the shape can do without; indexes in lists of steps stay what they are."""
     if kind == "missing" and path == ():
         value.setdefault("name", name)
         value.setdefault("steps", [{"id": "missing", "set": None}])
         removed.add(())
         return
-    if kind != "extra_forbidden":
-        for i in range(len(path) - 1, 0, -1):
-            if isinstance(path[i], int) and path[i - 1] in _STEP_LISTS:
-                path = path[: i + 1]
-                break
-        else:
-            path = path[:2] if path[0] in _NAMED and len(path) > 1 else path[:1]
-    removed.add(path)
+    while path and isinstance(path[-1], int) and not (len(path) > 1 and path[-2] in _STEP_LISTS):
+        path = path[:-1]  # an item of another list goes with its list, so that no index shifts
+    if not path:
+        return
     owner: Any = value
     for part in path[:-1]:
         try:
             owner = owner[part]
         except (KeyError, IndexError, TypeError):
             return
+    removed.add(path)
     last = path[-1]
     if isinstance(owner, list) and isinstance(last, int) and last < len(owner):
         step = owner[last] if isinstance(owner[last], dict) else {}

@@ -1,8 +1,8 @@
 """Workflow: a file in workflows/, its steps and what stands around them, as typed values.
 
 These models hold the *shape* of the file. What names mean (a step that exists, an expression that type-checks, a cron
-line that fires) is decided by `core.check` over the whole mesh. Expressions stay strings here: a string with `${{ }}` is
-a template, and `if`, `when`, `ensure` are bare CEL.
+line that fires) is decided by `core.check` over the whole mesh. Expressions stay strings here: a string with `${{ }}`
+is a template, and `if`, `when`, `ensure` are bare CEL.
 """
 
 from __future__ import annotations
