@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from agentmesh.adapters.sql.documents import Blob, Document
 from agentmesh.adapters.sql.tables import CLAIMABLE, blobs, definitions, journal, runs, state
 from agentmesh.core.model import Usage
-from agentmesh.core.run import Entry, Kind, RunState, usage_from_json
+from agentmesh.core.run import STATE_AFTER, Entry, Kind, RunState, usage_from_json
 from agentmesh.core.store import head_state
 from agentmesh.errors import LeaseLost, NotFound, StoreError
 
@@ -86,14 +86,15 @@ _CLAIM = (
     .limit(bindparam("most"))
 )
 _CLAIM_ONLY = _CLAIM.where(runs.c.id.in_(bindparam("ids", expanding=True)))
-_MOVING = (
-    "state", "seq", "updated_at", "prompt_tokens", "completion_tokens", "cached_tokens", "model_seconds",
-    "cancel_requested", "epoch", "lease_owner", "lease_until",
+_GROWING = (
+    "seq", "updated_at", "prompt_tokens", "completion_tokens", "cached_tokens", "model_seconds", "cancel_requested",
 )  # fmt: skip
-_MOVE = runs.update().where(runs.c.id == bindparam("run")).values({c: bindparam(c) for c in _MOVING})
-_END = runs.update().where(runs.c.id == bindparam("run")).values(
-    {c: bindparam(c) for c in (*_MOVING, "output", "output_blob", "error")}
-)  # fmt: skip
+_MOVING = (*_GROWING, "state", "epoch", "lease_owner", "lease_until")
+_ENDING = (*_MOVING, "output", "output_blob", "error")
+
+
+def _update(columns: Sequence[str]) -> Executable:
+    return runs.update().where(runs.c.id == bindparam("run")).values({name: bindparam(name) for name in columns})
 
 
 class _Many:
@@ -117,8 +118,13 @@ class _Many:
         connection.exec_driver_sql(text, [arrange(row) for row in rows])
 
 
+_START = _Many(runs.insert())
+_UNFILLED = dict.fromkeys(runs.c.keys())
 _JOURNAL = _Many(journal.insert())
-_MOVED = _Many(_MOVE)
+_GROW = _Many(_update(_GROWING))
+"""Names no indexed column: SQLite rewrites an index whose column is named, and most appends change none."""
+_MOVE = _Many(_update(_MOVING))
+_END = _Many(_update(_ENDING))
 
 
 class Heads(dict[str, Head]):
@@ -157,6 +163,7 @@ class Batch:
         self._blobs: dict[str, Blob] = {}
         self._definitions: dict[str, str] = {}
         self._runs: list[Mapping[str, Any]] = []
+        self._grown: dict[str, Head] = {}
         self._moved: dict[str, Head] = {}
         self._ended: dict[str, Ending] = {}
         self._entries: list[dict[str, Any]] = []
@@ -186,8 +193,8 @@ class Batch:
             self._definitions[new.row["definition"]] = new.definition
         self._blobs.update({blob.sha256: blob for blob in new.blobs})
         self._add(head, Entry(Kind.RUN_SUBMITTED), Document("{}"), at)
-        self._runs.append({**new.row, **_moving(head)})
-        self._moved.pop(run_id, None)
+        self._runs.append({**_UNFILLED, **new.row, **_moving(head)})
+        self._grown.pop(run_id, None)
         self._heads.keep(head)
         self.changed[run_id] = None
         return None
@@ -238,6 +245,7 @@ class Batch:
             head.lease_until = self.now + lease
             self._broken.pop(head.id, None)
             self._add(head, Entry(Kind.RUN_WORKING), Document(payload), self.now)
+            self._moved[head.id] = head
             self.changed[head.id] = None
             taken[head.id] = head.epoch
         return taken
@@ -278,14 +286,16 @@ class Batch:
         if self._definitions:
             execute(self._new_definition, [{"digest": d, "document": text} for d, text in self._definitions.items()])
         if self._runs:
-            execute(runs.insert(), self._runs)
+            _START(self._connection, self._runs)
         if self._entries:
             _JOURNAL(self._connection, self._entries)
-        ended = [_ended(self._moved.pop(run_id), ending) for run_id, ending in self._ended.items()]
-        if ended:
-            execute(_END, ended)
-        if self._moved:
-            _MOVED(self._connection, [{"run": head.id, **_moving(head)} for head in self._moved.values()])
+        # Each run once, by the statement that names least.
+        ended = {run_id: _ended(self._heads[run_id], ending) for run_id, ending in self._ended.items()}
+        moved = [_moving(head) for run_id, head in self._moved.items() if run_id not in ended]
+        grown = [_moving(head) for run_id, head in self._grown.items() if run_id not in self._moved]
+        for statement, rows in ((_END, list(ended.values())), (_MOVE, moved), (_GROW, grown)):
+            if rows:
+                statement(self._connection, rows)
         if self._values:
             execute(
                 self._new_value,
@@ -310,7 +320,10 @@ class Batch:
     def _add(self, head: Head, entry: Entry, document: Document, at: float) -> None:
         head.seq += 1
         head.updated_at = max(head.updated_at, at)
-        head.state = head_state(head.state, (entry,), None)
+        state = STATE_AFTER.get(entry.kind)
+        if state is not None and state is not head.state:
+            head.state = state
+            self._moved[head.id] = head
         if entry.kind is Kind.STEP_ATTEMPT:
             head.usage += usage_from_json(entry.payload.get("usage"))
         elif entry.kind is Kind.RUN_CANCEL_REQUESTED:
@@ -331,7 +344,7 @@ class Batch:
                 "at": at,
             }
         )
-        self._moved[head.id] = head
+        self._grown[head.id] = head
 
 
 def _head(row: Any) -> Head:
@@ -345,6 +358,7 @@ def _head(row: Any) -> Head:
 def _moving(head: Head) -> dict[str, Any]:
     usage = head.usage
     return {
+        "run": head.id,
         "state": head.state.value,
         "seq": head.seq,
         "updated_at": head.updated_at,
@@ -362,5 +376,5 @@ def _moving(head: Head) -> dict[str, Any]:
 def _ended(head: Head, ending: Ending) -> dict[str, Any]:
     output = ending.output or Document()
     return {
-        "run": head.id, **_moving(head), "output": output.text, "output_blob": output.sha256, "error": ending.error
+        **_moving(head), "output": output.text, "output_blob": output.sha256, "error": ending.error
     }  # fmt: skip

@@ -11,6 +11,8 @@ from agentmesh.adapters.json_text import decode, encode
 
 INLINE = 32 * 1024
 """Longer texts (in characters) are blobs by content: a value that several runs and steps share is stored once."""
+INLINE_IN_RUN = 1024
+"""The same for what stands in a run's row, which SQLite writes anew with every append."""
 _PACK_LEVEL = 1
 """Logs shrink tenfold at the fastest level; a higher one costs the caller more time than the disk saves."""
 
@@ -37,17 +39,17 @@ class Document:
         return None if self.blob is None else self.blob.sha256
 
 
-def is_long(text: str) -> bool:
+def is_slow(text: str) -> bool:
     """Whether `document` has work to do that does not belong on an event loop."""
     return len(text) > INLINE
 
 
-def document(text: str) -> Document:
-    """The text as it will be stored; hashes and packs a long one."""
-    if not is_long(text):
+def document(text: str, inline: int = INLINE) -> Document:
+    """The text as it will be stored; hashes one that is not inline, and packs a long one."""
+    if len(text) <= inline:
         return Document(text)
     raw = text.encode()
-    packed = zlib.compress(raw, _PACK_LEVEL)
+    packed = zlib.compress(raw, _PACK_LEVEL) if is_slow(text) else raw
     helps = len(packed) < len(raw) * 0.9
     return Document(None, Blob(hashlib.sha256(raw).hexdigest(), len(raw), helps, packed if helps else raw))
 
@@ -59,4 +61,4 @@ def value(text: str | None, packed: bool | None, data: bytes | None) -> Any:
     return None if text is None else decode(text)
 
 
-__all__ = ["INLINE", "Blob", "Document", "decode", "document", "encode", "is_long", "value"]
+__all__ = ["INLINE", "INLINE_IN_RUN", "Blob", "Document", "decode", "document", "encode", "is_slow", "value"]

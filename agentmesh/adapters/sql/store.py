@@ -22,7 +22,7 @@ from agentmesh.adapters.changes import Changes, Subscription
 from agentmesh.adapters.lock import MeshLock
 from agentmesh.adapters.sql import database
 from agentmesh.adapters.sql.batch import Append, Ending, Start
-from agentmesh.adapters.sql.documents import Document, decode, document, encode, is_long
+from agentmesh.adapters.sql.documents import INLINE, INLINE_IN_RUN, Document, decode, document, encode, is_slow
 from agentmesh.adapters.sql.reader import Reader
 from agentmesh.adapters.sql.tables import runs
 from agentmesh.adapters.sql.writer import Writer
@@ -74,7 +74,7 @@ class SqlStore:
         check_names(run.id, run.key, run.owner, run.tenant, run.context_id, run.parent, run.parent_path)
         created_at = run.created_at or self._clock()
         text, said = encode(run.input), None if run.message is None else encode(run.message)
-        given, message = await _documents([text, said or ""])
+        given, message = await _documents([text, said or ""], INLINE_IN_RUN)
         row = {
             "id": run.id,
             "tenant": run.tenant,
@@ -237,11 +237,11 @@ def _takeover(engine: Engine) -> None:
         )
 
 
-async def _documents(texts: list[str]) -> list[Document]:
+async def _documents(texts: list[str], inline: int = INLINE) -> list[Document]:
     """The texts as they will be stored; long ones are hashed and packed in a thread."""
-    if any(map(is_long, texts)):
-        return await run_sync(lambda: [document(text) for text in texts])
-    return [Document(text) for text in texts]
+    if any(map(is_slow, texts)):
+        return await run_sync(lambda: [document(text, inline) for text in texts])
+    return [document(text, inline) for text in texts]
 
 
 async def _ending(entries: Sequence[Entry]) -> Ending | None:

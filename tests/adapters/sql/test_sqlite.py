@@ -111,6 +111,18 @@ async def test_long_values_are_stored_once(tmp_path: Path) -> None:
     assert _rows(tmp_path, "SELECT input, count(DISTINCT input_blob) FROM runs") == [(None, 1)]
 
 
+async def test_an_append_does_not_rewrite_the_input(tmp_path: Path) -> None:
+    """An input of some kilobytes stands beside the run's row, which every append writes anew; it is read back whole."""
+    given = {"log": "x" * 4_000}
+    async with open_store(URL, tmp_path) as store:
+        await store.start_run(_run("r", input=given, message={"text": "hi"}))
+        run = await store.get_run("r")
+        assert run is not None
+        assert (run.input, run.message) == (given, {"text": "hi"})
+    assert _rows(tmp_path, "SELECT input, length(message) FROM runs") == [(None, 13)]
+    assert _rows(tmp_path, "SELECT packed, length(data) FROM blobs") == [(0, 4_010)]
+
+
 async def test_a_refused_row_fails_alone(tmp_path: Path) -> None:
     """Of runs started in one transaction, the one whose id is taken fails and the others are there."""
     failed: list[str] = []
