@@ -108,16 +108,18 @@ class _Pipe:
         self._group: TaskGroup | None = None
 
     async def run(self, lines: AsyncIterator[bytes], grace: float) -> None:
-        async with anyio.create_task_group() as self._group:
-            async with anyio.create_task_group() as requests:
-                async for line in lines:
-                    if line.strip():
-                        await self._take(line, requests)
-                requests.cancel_scope.deadline = anyio.current_time() + grace
-            self._group.cancel_scope.cancel()
-        if self._session is not None:
-            with anyio.move_on_after(grace, shield=True):
-                await self._close(self._session)
+        try:
+            async with anyio.create_task_group() as self._group:
+                async with anyio.create_task_group() as requests:
+                    async for line in lines:
+                        if line.strip():
+                            await self._take(line, requests)
+                    requests.cancel_scope.deadline = anyio.current_time() + grace
+                self._group.cancel_scope.cancel()
+        finally:
+            if self._session is not None:  # what still runs for it ends with it
+                with anyio.move_on_after(grace, shield=True):
+                    await self._close(self._session)
 
     async def _take(self, line: bytes, requests: TaskGroup) -> None:
         """Sends one line on its way; waits only where the order matters: the handshake and notifications."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import anyio
@@ -21,21 +22,33 @@ MAX_LINE: Final = 16 * 1024 * 1024
 """Bytes of one line of stdin; the server has a smaller limit, and says so itself."""
 
 
+def run_stdio(url: str, headers: Mapping[str, str]) -> None:
+    """Pipes this process's stdin and stdout to `/mcp` at `url`; returns when stdin ends, or on SIGTERM or Ctrl-C."""
+    with suppress(KeyboardInterrupt):
+        anyio.run(serve_stdio, url, headers)
+
+
 async def serve_stdio(url: str, headers: Mapping[str, str]) -> None:
     """`run_pipe` on this process's own stdin and stdout. What anything else prints goes to stderr from here on."""
     out = os.dup(1)
     os.dup2(2, 1)
-
-    with anyio.CancelScope() as scope:
+    async with anyio.create_task_group() as group:
 
         async def write(line: bytes) -> None:
             try:
                 await anyio.to_thread.run_sync(_write_all, out, line, abandon_on_cancel=True)
             except OSError:  # nobody reads any more
-                scope.cancel()
+                group.cancel_scope.cancel()
 
+        async def until_told() -> None:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for _ in signals:
+                    group.cancel_scope.cancel()
+
+        group.start_soon(until_told)
         async with _lines_of(0) as lines:
             await run_pipe(url, stdin=lines, stdout=write, headers=headers)
+        group.cancel_scope.cancel()
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -23,9 +23,9 @@ pytestmark = pytest.mark.anyio
 
 ERAS = [pytest.param("auto", id="2026"), pytest.param(LEGACY, id="2025")]
 PROGRAM = """
-import anyio, sys
-from agentmesh.mcp.stdio import serve_stdio
-anyio.run(serve_stdio, sys.argv[1], {"x-who": "token:ide"})
+import sys
+from agentmesh.mcp.stdio import run_stdio
+run_stdio(sys.argv[1], {"x-who": "token:ide"})
 """
 META = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
 
@@ -144,6 +144,31 @@ async def test_a_client_that_closes_stdin_cancels_its_calls(engine: FakeEngine, 
 
             group.start_soon(session)
         await engine.tools.cancelled.wait()
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_pipe_that_is_terminated_cancels_its_calls(engine: FakeEngine, url: str, era: str) -> None:
+    """SIGTERM ends the session and the process, without a word."""
+    with anyio.fail_after(20):
+        async with await anyio.open_process([sys.executable, "-c", PROGRAM, url]) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            call = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "wait"}}
+            if era == LEGACY:
+                params = {
+                    "protocolVersion": "2025-11-25",
+                    "capabilities": {},
+                    "clientInfo": {"name": "i", "version": "1"},
+                }
+                opening = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
+                await process.stdin.send(json.dumps(opening).encode() + b"\n")
+            else:
+                call["params"] = {"name": "wait", "_meta": META}
+            await process.stdin.send(json.dumps(call).encode() + b"\n")
+            await engine.tools.started.wait()
+            process.terminate()
+            await engine.tools.cancelled.wait()
+            assert await process.wait() == 0
 
 
 async def test_nothing_is_sent_for_a_cancelled_request(engine: FakeEngine, url: str) -> None:
