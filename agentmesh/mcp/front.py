@@ -14,6 +14,7 @@ from mcp_types import INVALID_REQUEST
 from mcp_types.version import LATEST_MODERN_VERSION
 
 from agentmesh.core.policy import Principal
+from agentmesh.mcp.convert import UNAVAILABLE
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -99,14 +100,18 @@ _REFUSALS: Final = {
 
 def _refusal(status: int, body: bytes) -> bytes:
     """The body of a response that refuses: as it is when it is a JSON-RPC error in plain words, else one that is."""
+    code = INVALID_REQUEST
     try:
         text = json.loads(body)["error"]["message"]
-        if not text.startswith("Validation error"):
+        if status == 503:
+            code, text = UNAVAILABLE, f"{text}; try again later, or end a session that is not used with DELETE."
+        elif text.startswith("Validation error"):
+            text = "The body is not one JSON-RPC 2.0 request, notification or response."
+        else:
             return body
-        text = "The body is not one JSON-RPC 2.0 request, notification or response."
     except (ValueError, TypeError, KeyError):
         text = _REFUSALS.get(status) or body.decode("utf-8", "replace") or "Refused."
-    return _error(INVALID_REQUEST, text)
+    return _error(code, text)
 
 
 def _error(code: int, text: str) -> bytes:

@@ -60,6 +60,7 @@ PAGE: Final = 200
 LIST_TTL_MS: Final = 10_000
 """How long a client may keep a list. Tools change only when the server restarts, and a developer restarts often."""
 MAX_SESSIONS: Final = 1000
+"""Sessions of the older era at once; the next client is told to come back (HTTP 503)."""
 SESSION_IDLE_SECONDS: Final = 30 * 60.0
 """A session without a request or a GET stream open for this long ends; what it still runs is cancelled."""
 NOTICES: Final = 64
@@ -79,7 +80,14 @@ class McpEdge:
         return self._manager.run()
 
 
-def build_mcp(engine: Engine, settings: Settings, *, in_process: Principal | None = None) -> McpEdge:
+def build_mcp(
+    engine: Engine,
+    settings: Settings,
+    *,
+    in_process: Principal | None = None,
+    max_sessions: int = MAX_SESSIONS,
+    session_idle_seconds: float = SESSION_IDLE_SECONDS,
+) -> McpEdge:
     """The MCP edge of a mesh. `in_process`: who calls when there is no HTTP request, else such calls are refused."""
     mesh = engine.mesh
     handlers = _Handlers(engine, settings.limits.json_depth, in_process)
@@ -99,8 +107,8 @@ def build_mcp(engine: Engine, settings: Settings, *, in_process: Principal | Non
     manager = StreamableHTTPSessionManager(
         server,
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        session_idle_timeout=SESSION_IDLE_SECONDS,
-        max_sessions=MAX_SESSIONS,
+        session_idle_timeout=session_idle_seconds,
+        max_sessions=max_sessions,
         max_request_body_size=settings.limits.body,
     )
     return McpEdge(server, manager)
