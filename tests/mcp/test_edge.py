@@ -81,13 +81,15 @@ async def test_one_session_too_many_is_told_to_come_back(engine: FakeEngine) -> 
 @covers("MCP-2025-11-25 basic/transports#disconnect")
 async def test_a_session_that_is_not_used_ends(engine: FakeEngine) -> None:
     """A broken connection alone cancels nothing in the older era; the end of the idle session does, and it is 404."""
-    async with mcp_server(engine, session_idle_seconds=0.2) as url:
-        async with httpx2.AsyncClient(base_url=url, headers=BOTH) as http:
-            session = await opened(http)
-            call = legacy("tools/call", {"name": "wait"})
-            with anyio.fail_after(5):
-                async with http.stream("POST", "", json=call, headers=session):
-                    await engine.tools.started.wait()
-                assert not engine.tools.cancelled.is_set()
-                await engine.tools.cancelled.wait()
-            assert (await http.post("", json=legacy("tools/list"), headers=session)).status_code == 404
+    async with (
+        mcp_server(engine, session_idle_seconds=0.2) as url,
+        httpx2.AsyncClient(base_url=url, headers=BOTH) as http,
+    ):
+        session = await opened(http)
+        call = legacy("tools/call", {"name": "wait"})
+        with anyio.fail_after(5):
+            async with http.stream("POST", "", json=call, headers=session):
+                await engine.tools.started.wait()
+            assert not engine.tools.cancelled.is_set()
+            await engine.tools.cancelled.wait()
+        assert (await http.post("", json=legacy("tools/list"), headers=session)).status_code == 404
