@@ -1,7 +1,7 @@
 """How many journal rows a second does the store make durable, and how long does one caller wait?
 
-Callers append one step after another to runs of their own, each waiting for its commit at synchronous=FULL, in a SQLite
-file on the disk of `--folder`. Beside it: what SQLite alone gives with a commit for every row, which is what a store without
+Callers append one step after another to runs of their own, each waiting for its commit at synchronous=FULL, in a file
+on the disk of `--folder`. Beside it: what SQLite alone gives with a commit for every row, which is what a store without
 group commit could not pass. CPU microseconds per row tell what a busy machine hides.
 
     python -m benchmarks.journal [--folder DIR] [--seconds 5]

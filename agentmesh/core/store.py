@@ -109,7 +109,7 @@ class Store(Protocol):
         ...
 
     async def heartbeat(self, worker: str, epochs: Mapping[str, int], *, lease: float = 30.0) -> Sequence[str]:
-        """Extends leases; answers the run ids that are no longer this worker's (taken over, released or terminal)."""
+        """Extends leases; answers the run ids that are no longer this worker's (taken over, ended or broken)."""
         ...
 
     async def release(self, run_id: str, epoch: int) -> None:

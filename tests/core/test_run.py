@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
@@ -183,6 +184,17 @@ def test_folding_many_is_linear() -> None:
     for i in range(20_000):
         folder.add(Entry(Kind.STEP_COMPLETED, f"each[{i}]/x", 1, {"output": i}, i + 1, 1.0))
     assert len(folder.run.steps) == folder.seq == 20_000
+
+
+def test_every_state_and_kind_is_drawn() -> None:
+    """docs/run-states.md names every kind of entry and every state."""
+    page = (Path(__file__).parents[2] / "docs" / "run-states.md").read_text()
+    names = [
+        *(kind.value for kind in Kind),
+        *(state.value for state in RunState),
+        *(state.value for state in StepState),
+    ]
+    assert [name for name in names if name not in page] == []
 
 
 def test_usage_survives_json() -> None:

@@ -255,7 +255,9 @@ class Batch:
         lost: list[str] = []
         for run_id, epoch in epochs.items():
             head = self._heads.get(run_id)
-            if head is None or head.worker != worker or head.epoch != epoch:
+            failed = self._broken.get(run_id)
+            if head is None or head.worker != worker or head.epoch != epoch or (failed and failed[0] == epoch):
+                # A run that takes no more entries under this epoch is left to lapse, and goes on with the next claim.
                 lost.append(run_id)
             else:
                 head.lease_until = self.now + lease

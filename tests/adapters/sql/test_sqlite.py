@@ -158,6 +158,7 @@ async def test_full_disk_is_a_sentence_and_leaves_no_hole(tmp_path: Path) -> Non
         _pragma(store, 0, "max_page_count=1000000")
         with pytest.raises(StoreError, match="disk is full"):
             await store.append("r", claim.epoch, [_done("next")])
+        assert list(await store.heartbeat("w", {"r": claim.epoch})) == ["r"]
         now += 31
         (again,) = await store.claim("w", limit=1)
         await store.append("r", again.epoch, [_done("next")])
