@@ -8,6 +8,7 @@ any other exception to the caller in Python's words.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, NoReturn, TypeVar
@@ -298,12 +299,17 @@ def _history_length(params: Any) -> int | None:
     return length
 
 
+def _camel(field: str) -> str:
+    """A field as it stands in JSON."""
+    return re.sub(r"_(\w)", lambda match: match[1].upper(), field)
+
+
 def _check(params: Any) -> None:
     """The fields that the specification requires, named if they are missing; and no tenant, since there is none."""
     try:
         validate_proto_required_fields(params)
     except InvalidParamsError as error:
-        missing = [fault["field"] for fault in (error.data or {}).get("errors", ())]
+        missing = [_camel(fault["field"]) for fault in (error.data or {}).get("errors", ())]
         raise InvalidParamsError(f"these fields are missing or empty: {', '.join(missing)}", error.data) from None
     if getattr(params, "tenant", ""):
         raise InvalidInput(f"this agent has no tenant {params.tenant!r}; leave `tenant` empty, as its card does")

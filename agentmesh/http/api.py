@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Annotated, Any
 
 import anyio
 import anyio.to_thread
-from anyio.abc import ObjectSendStream
+from anyio.abc import ObjectReceiveStream
+from anyio.streams.memory import MemoryObjectSendStream
 from fastapi import Depends, FastAPI, Header, Query
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -241,26 +242,39 @@ def _tool_routes(app: FastAPI, engine: Engine) -> None:
             return _answer(shapes.result_to_json(await engine.tools.call(principal, call, source="api")))
         send, receive = anyio.create_memory_object_stream[ServerSentEvent](NOTICES)
         return EventSourceResponse(
-            receive, ping=HEARTBEAT, send_timeout=SEND_TIMEOUT, sep="\n",
-            data_sender_callable=partial(_call_into, send, engine, principal, call),
+            _told(receive), ping=HEARTBEAT, send_timeout=SEND_TIMEOUT, sep="\n",
+            data_sender_callable=partial(_call_into, send, receive, engine, principal, call),
         )  # fmt: skip
 
 
+async def _told(receive: ObjectReceiveStream[ServerSentEvent]) -> AsyncIterator[ServerSentEvent]:
+    async with receive:
+        async for event in receive:
+            yield event
+
+
 async def _call_into(
-    send: ObjectSendStream[ServerSentEvent], engine: Engine, principal: Principal, call: ToolCall
+    send: MemoryObjectSendStream[ServerSentEvent],
+    receive: ObjectReceiveStream[ServerSentEvent],
+    engine: Engine,
+    principal: Principal,
+    call: ToolCall,
 ) -> None:
     """Calls a tool, telling `send` what goes on and how it ended."""
 
     def on_progress(event: RunEvent | str) -> None:
         line = event if isinstance(event, str) else event.message
         try:
-            send.send_nowait(_event("notice", {"message": line}))  # type: ignore[attr-defined]
+            send.send_nowait(_event("notice", {"message": line}))
         except (anyio.WouldBlock, anyio.BrokenResourceError):
             return  # a slow client misses a line, never the result
 
     async with send:
         try:
             result = await engine.tools.call(principal, call, source="api", on_progress=on_progress)
+        except anyio.get_cancelled_exc_class():
+            await receive.aclose()  # the client has left; nobody reads any more
+            raise
         except Exception as error:
             await send.send(_event("problem", to_problem(error)))
         else:
