@@ -11,11 +11,12 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel
 
 import agentmesh
+from agentmesh.adapters.file_schemas import schemas
 from agentmesh.adapters.yaml_document import MAX_BYTES, read_yaml
 from agentmesh.core.check import Function, Project, check, fill_secrets
 from agentmesh.core.inference import closest
@@ -27,15 +28,11 @@ from agentmesh.core.workflow import Workflow
 from agentmesh.errors import Fault, ProjectError
 from agentmesh.settings import Secrets
 
+__all__ = ["MESH_FILE", "find_function", "find_weights", "load_mesh", "schemas"]
+
 MESH_FILE = "agentmesh.yaml"
 MAX_FILES = 1000
 """Files of one kind."""
-_KINDS: Mapping[str, type[BaseModel]] = {
-    MESH_FILE: MeshFile,
-    "server": ServerFile,
-    "workflow": Workflow,
-    "policy": PolicyFile,
-}
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -71,20 +68,6 @@ def load_mesh(folder: Path, secrets: Secrets) -> Mesh:
         mesh.workflows.values(),
         mesh.policies,
     )
-
-
-def schemas() -> dict[str, dict[str, Any]]:
-    """A JSON Schema for each kind of file, for editors: `# yaml-language-server: $schema=...`."""
-    found = {}
-    for kind, model in _KINDS.items():
-        schema = model.model_json_schema(by_alias=True)
-        name = kind.removesuffix(".yaml")
-        found[kind] = {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            **schema,
-            "title": f"AgentMesh {name} file",
-        }
-    return found
 
 
 class _Reader:

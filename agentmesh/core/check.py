@@ -296,7 +296,7 @@ class _TriggerChecker(Checker):
 
     def check(self, source: Source[Workflow]) -> None:
         workflow = source.value
-        self.not_built(("deadline",), "`deadline` is")
+        self.duration(("deadline",))
         self.not_built(("concurrency",), "`concurrency` is")
         self.not_built(("on", "webhook"), "`webhook` is")
         name = workflow.on.mcp.name if workflow.on.mcp is not None else None

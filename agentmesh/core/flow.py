@@ -21,7 +21,7 @@ RUN_TYPES: Mapping[str, JsonSchema] = {
         "properties": {"id": STRING, "workflow": STRING, "source": STRING},
         "additionalProperties": False,
     },
-    "context": DYN,
+    "context": {"type": "object", "properties": {"id": {"type": ["string", "null"]}}, "additionalProperties": False},
 }
 """Names of every workflow besides `input` and `steps`."""
 _RESERVED = ("input", "steps", "run", "context", "output", "secrets")
@@ -187,6 +187,10 @@ class FlowChecker(Checker):
                 self.fault((*path, name), f"`{name}` belongs to {' and '.join(verbs)} steps{more}", key=True)
         self.duration((*path, "timeout"))
         if step.retry is not None:
+            if verb in ("set", "switch", "map"):
+                self.fault(
+                    (*path, "retry"), f"a {verb} step is not tried again; put `retry` on the steps inside", key=True
+                )
             self.duration((*path, "retry", "backoff"))
             self.duration((*path, "retry", "max_backoff"))
 
@@ -281,7 +285,7 @@ class FlowChecker(Checker):
             return DYN
         inner = {**types, name: items(over) if kinds(over) == {"array"} else DYN}
         _, last, _ = self.block(step.steps, (*path, "steps"), inner, visible, facts)
-        return {"type": "array", "items": last if step.map.on_error == "fail" else DYN}
+        return {"type": "array", "items": last if step.map.on_error == "fail" else union([last, {"type": "null"}])}
 
     def verb_switch(
         self, step: Step, path: Path, types: Any, visible: Any, facts: Facts, given: JsonSchema

@@ -1,0 +1,75 @@
+"""JSON Schemas of the project files, for editors; published in agentmesh/schemas/.
+
+`python -m agentmesh.adapters.file_schemas` writes them; a test holds that they are current. A file names its schema in its
+first line: `# yaml-language-server: $schema=PATH`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+import agentmesh
+from agentmesh.core.mesh import MeshFile
+from agentmesh.core.policy import PolicyFile
+from agentmesh.core.tool import ServerFile
+from agentmesh.core.workflow import Workflow
+
+FOLDER = Path(agentmesh.__file__).parent / "schemas"
+_KINDS: Mapping[str, type[BaseModel]] = {
+    "agentmesh.yaml": MeshFile,
+    "server": ServerFile,
+    "workflow": Workflow,
+    "policy": PolicyFile,
+}
+_NOT_BUILT: Mapping[str, tuple[str, ...]] = {
+    "MeshFile": ("agents", "databases"),
+    "Deploy": ("adapters",),
+    "ServerFile": ("resources", "prompts", "upstream", "openapi", "expose", "approve"),
+    "ToolSpec": ("http",),
+    "LlmSpec": ("tools", "max_turns"),
+    "Validator": ("tool", "judge", "vote", "approve"),
+    "AgentSpec": ("peer",),
+    "Step": ("http", "parallel", "loop", "wait", "approve", "sql", "cache", "compensate", "on"),
+    "Triggers": ("webhook",),
+    "Workflow": ("concurrency",),
+    "Rule": ("approve", "redact"),
+    "PolicyFile": ("limits", "guards"),
+}
+"""Keys that `agentmesh check` refuses as not built yet; an editor need not offer them."""
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """By kind of file: `agentmesh.yaml`, `server`, `workflow`, `policy`."""
+    found = {}
+    for kind, model in _KINDS.items():
+        schema = model.model_json_schema(by_alias=True)
+        for name, part in [(model.__name__, schema), *schema.get("$defs", {}).items()]:
+            for key in _NOT_BUILT.get(name.strip("_"), ()):
+                part.get("properties", {}).pop(key, None)
+        title = f"AgentMesh {kind.removesuffix('.yaml')} file"
+        found[kind] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
+    return found
+
+
+def files() -> dict[str, str]:
+    """What stands in agentmesh/schemas/: name and text."""
+    return {
+        f"{'mesh' if kind == 'agentmesh.yaml' else kind}.json": json.dumps(schema, indent=2, sort_keys=True) + "\n"
+        for kind, schema in schemas().items()
+    }
+
+
+def main() -> None:
+    """Writes the files."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in files().items():
+        (FOLDER / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
