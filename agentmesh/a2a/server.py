@@ -98,7 +98,9 @@ class RpcFront:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         if request.method != "POST":
-            raise HTTPException(405, f"A2A's JSON-RPC at {PREFIX} takes POST", {"Allow": "POST"})
+            refused = build_error_response(None, InvalidRequestError(f"A2A's JSON-RPC at {PREFIX} takes POST"))
+            await _json(refused, 405, {"Allow": "POST"})(scope, receive, send)
+            return
         ident: JSON = None
         try:
             if _media_type(request) != "application/json":
@@ -166,7 +168,11 @@ class RestFront:
                 payload["error"]["code"] = 415
             await _json(payload, payload["error"]["code"])(scope, receive, send)
             return
-        await self._app(_with_version(scope), _replay(body, receive), send)
+        try:
+            await self._app(_with_version(scope), _replay(body, receive), send)
+        except HTTPException as error:  # the router's: a method that the path does not take
+            said = f"{scope['path'][:200]} does not take {request.method}"
+            await _status(error.status_code, "UNIMPLEMENTED", said, error.headers)(scope, receive, send)
 
 
 def _ident(call: JSON) -> str | int | None:
@@ -263,8 +269,14 @@ def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _json(body: Mapping[str, Any], status: int) -> Response:
-    return Response(write_json(body), status_code=status, media_type="application/json")
+def _json(body: Mapping[str, Any], status: int, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(write_json(body), status_code=status, headers=headers, media_type="application/json")
+
+
+def _status(code: int, status: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """google.rpc.Status, as the binding's other errors are (A2A 1.0.1 section 11.6)."""
+    error = {"code": code, "status": status, "message": message, "details": []}
+    return _json({"error": error}, code, headers)
 
 
 def _replay(body: bytes, then: Receive) -> Receive:
@@ -282,6 +294,4 @@ def _replay(body: bytes, then: Receive) -> Receive:
 
 
 async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    """An unknown path as google.rpc.Status, like the binding's other errors (A2A 1.0.1 section 11.6)."""
-    error = {"code": 404, "status": "NOT_FOUND", "message": f"there is nothing at {scope['path'][:200]}", "details": []}
-    await _json({"error": error}, 404)(scope, receive, send)
+    await _status(404, "NOT_FOUND", f"there is nothing at {scope['path'][:200]}")(scope, receive, send)

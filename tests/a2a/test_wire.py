@@ -171,6 +171,7 @@ BAD_REQUESTS: list[tuple[str, str, bytes, int]] = [
     ("GET", "/tasks/x?historyLength=-1", b"", 400),
     ("GET", "/tasks/%ff", b"", 404),
     ("GET", "/nope/nope", b"", 404),
+    ("PUT", "/tasks", b"", 405),
 ]
 
 
@@ -206,5 +207,7 @@ async def test_paths_that_are_not_ours_stay_unknown(on: Serving) -> None:
 
 async def test_get_on_the_json_rpc_path_says_what_it_takes(on: Serving) -> None:
     """405 with Allow."""
-    answer = await on.http.get("/a2a")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    for path, allow in (("/a2a", "POST"), ("/a2a/", "POST"), ("/a2a/message:send", "POST")):
+        answer = await on.http.get(path, headers=V)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allow), path
+        assert "error" in answer.json()
