@@ -21,6 +21,8 @@ START = 60.0
 STOP = 90.0
 """Seconds a server may take to stop itself and its models."""
 POLL = 0.05
+_started: list[subprocess.Popen[bytes]] = []
+"""Servers that outlive this command. Held: Python warns of a process that is forgotten while it runs."""
 
 
 def connect(folder: Path, *, start: bool = False) -> Client:
@@ -59,6 +61,7 @@ def _start(folder: Path) -> Client:
             [sys.executable, "-P", "-m", "agentmesh", "serve", "--mesh", str(folder), "--port", str(_port(state))],
             cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
+    _started.append(process)
     until = time.monotonic() + START
     while time.monotonic() < until:
         if client := find(folder):
