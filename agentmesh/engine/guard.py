@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentmesh.core import policy
-from agentmesh.core.policy import Action, Decision, PolicyFile, Principal
+from agentmesh.core.policy import Action, Decision, PolicyFile, Principal, decide
 from agentmesh.core.run import Run
 from agentmesh.errors import PolicyDenied
 
@@ -20,7 +19,7 @@ class Guard:
 
     def authorize(self, principal: Principal, action: Action) -> Decision:
         """The decision when it allows; PolicyDenied names the rule when it does not."""
-        decision = policy.decide(self._policies, principal, action)
+        decision = decide(self._policies, principal, action)
         if not decision.allowed:
             reason = f": {decision.reason}" if decision.reason else ""
             raise PolicyDenied(
@@ -30,7 +29,7 @@ class Guard:
         return decision
 
     def allows(self, principal: Principal, action: Action) -> bool:
-        return policy.decide(self._policies, principal, action).allowed
+        return decide(self._policies, principal, action).allowed
 
 
 def resource_of(workflow: str) -> str:

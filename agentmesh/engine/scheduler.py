@@ -47,6 +47,8 @@ class _Entry:
     zone: ZoneInfo
     last: datetime | None = None
     """The last instant handled, in UTC."""
+    next: datetime | None = None
+    """The first instant after the clock's last reading; None: to be computed."""
     run: str | None = None
     queue: list[datetime] = field(default_factory=list)
     error: str | None = None
@@ -139,10 +141,12 @@ class Scheduler:
             self._loaded = True
         wake = now + timedelta(seconds=LONGEST_SLEEP)
         for entry in self._entries:
-            await self._handle(entry, now)
-            following = next(instants(entry.schedule.schedule, entry.zone, now), None)
-            if following is not None:
-                wake = min(wake, following)
+            assert entry.last is not None
+            if entry.queue or entry.next is None or now >= entry.next or now < entry.last:
+                await self._handle(entry, now)
+                entry.next = next(instants(entry.schedule.schedule, entry.zone, now), None)
+            if entry.next is not None:
+                wake = min(wake, entry.next)
         return max((wake - now).total_seconds(), 0.0)
 
     async def _load(self, entry: _Entry, kept: Any, now: datetime) -> None:
