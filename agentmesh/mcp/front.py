@@ -43,12 +43,14 @@ class Front:
         if isinstance(principal, Principal):
             scope = {**scope, "user": self._user(principal)}
         held: Message | None = None
+        streaming = False
 
         async def plainly(message: Message) -> None:
-            nonlocal held
+            nonlocal held, streaming
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 held = message
             elif held is None:
+                streaming = message["type"] == "http.response.start" or message.get("more_body", False)
                 await send(message)
             else:
                 start, held = held, None
@@ -60,6 +62,10 @@ class Front:
 
         legacy = scope["method"] == "POST" and _MODERN not in scope["headers"]
         await (self._whole if legacy else self._app)(scope, receive, plainly)
+        if (
+            streaming
+        ):  # the SDK leaves its streams unfinished when the server stops; then clients would see a broken one
+            await send({"type": "http.response.body", "body": b""})
 
     async def _check_id(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuses a request whose id is no id: in this era the SDK takes it for a notification and never answers."""
