@@ -143,11 +143,13 @@ class Child:
                 and (ip := targets.get(replica["actor_name"], ("", 0))[0])
                 and (port := targets[replica["actor_name"]][1])
             )
-            progress = self._cluster.progress(name)
+            progress, why = self._cluster.progress(name), "no reason given"
+            if progress.startswith("failed: "):
+                why = cause_of(progress.removeprefix("failed: "), self._given.home.logs / f"{name}.log")
+                progress = f"it did not start ({why}); trying once more"
             if urls:
                 self._set(name, state=ModelState.READY, message="", urls=urls, replicas=len(urls))
             elif application["status"] == "DEPLOY_FAILED":
-                why = cause_of(progress.removeprefix("failed: "), self._given.home.logs / f"{name}.log")
                 self._set(
                     name,
                     state=ModelState.FAILED,
@@ -156,7 +158,9 @@ class Child:
                     replicas=0,
                 )
             else:
-                message = "starting another copy" if progress in {"", "ready"} else progress
+                message = {"": "starting a process for the model", "ready": "waiting for Ray Serve"}.get(
+                    progress, progress
+                )
                 self._set(name, state=ModelState.LOADING, message=message, urls=(), replicas=0)
 
     async def _start_over(self, lived: float) -> None:

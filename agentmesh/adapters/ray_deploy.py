@@ -208,6 +208,7 @@ def replica_plan(name: str, spec: Spec, note: str, log: str) -> dict[str, Any]:
         engine["max_model_len"] = spec.max_model_len
     if spec.device == "cpu":
         engine |= {"dtype": "bfloat16", "enforce_eager": True}
+        engine["worker_extension_cls"] = "agentmesh.adapters.vllm_worker.WorkerExtension"
         engine["kv_cache_memory_bytes"] = _SMALL_CACHE if spec.small else _CACHE
         bundles = [{"CPU": 1.0}]
     else:
@@ -229,13 +230,15 @@ def replica_plan(name: str, spec: Spec, note: str, log: str) -> dict[str, Any]:
 
 def _deployment_options(name: str, spec: Spec, plan: Mapping[str, Any]) -> dict[str, Any]:
     """Serve's options for the deployment."""
-    environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if spec.local else {}
+    environment = {"PYTHONFAULTHANDLER": "1"}  # an engine that crashes says where, in the model's log
+    if spec.local:
+        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     options: dict[str, Any] = {
         "max_ongoing_requests": max(256, 4 * spec.concurrency),
         "health_check_period_s": 1,
         "health_check_timeout_s": 30,
         "graceful_shutdown_timeout_s": 2,
-        "max_constructor_retry_count": 2,
+        "max_constructor_retry_count": 1,
     }
     if spec.min_replicas == spec.max_replicas:
         options["num_replicas"] = spec.min_replicas
@@ -312,7 +315,7 @@ class ModelReplica:
         try:
             await self._server.check_health()
         except Exception as error:
-            print(f"the engine died: {error}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"the engine died: {error}\n")
             os._exit(1)
 
 
@@ -356,14 +359,18 @@ def _note(file: str | Path, text: str) -> None:
 
 
 def cause_of(failure: str, log: Path) -> str:
-    """The error at the root of a failed start: the engine's own, from the log, when all we got is that it failed."""
+    """The error at the root of a failed start, in a sentence: from the log when we only heard that the engine failed."""
     if "Engine core initialization failed" in failure or not failure:
         with suppress(OSError):
             found = re.findall(r"\b([A-Za-z_.]*(?:Error|Exception): .+)", log.read_text(errors="replace")[-200_000:])
             roots = [line for line in found if "Engine core initialization failed" not in line]
             if roots:
-                return str(roots[-1])[:500].strip()
-    return failure[:500].strip()
+                failure = str(roots[-1])
+    failure = failure.removeprefix("RuntimeError: Failed to create vLLM engine config: ")
+    if "Value error, " in failure:  # pydantic wraps the sentence that matters in its own
+        failure = failure.split("Value error, ", 1)[1]
+    first = failure.strip().splitlines()[0] if failure.strip() else "no reason given"
+    return first.split(". ", 1)[0].split(" [type=", 1)[0].strip(" .")[:400]
 
 
 if __name__ == "__main__":

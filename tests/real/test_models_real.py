@@ -59,9 +59,9 @@ def child(mesh: Path, *, keep_models: bool = True) -> ModelChild:
     return ModelChild(mesh, MODELS, keep_models=keep_models)
 
 
-async def ask(models: ModelChild, said: list[str] | None = None, **fields) -> str:
+async def ask(models: ModelChild, said: list[str] | None = None, prompt: str = "why?", **fields) -> str:
     async with OpenAiHttp(MODELS, models, model_wait=200) as backend:
-        request = ChatRequest("tiny", [{"role": "user", "content": "why?"}], seed=1, **{"max_tokens": 16, **fields})
+        request = ChatRequest("tiny", [{"role": "user", "content": prompt}], seed=1, **{"max_tokens": 16, **fields})
         progress = None if said is None else said.append
         return "".join([chunk.text async for chunk in backend.chat(request, progress)])
 
@@ -79,7 +79,7 @@ async def test_a_model_answers_and_nothing_listens_beyond_loopback(mesh):
     """The first call waits for the model and is told so; every listener of Ray, Serve and vLLM is on loopback."""
     said: list[str] = []
     async with child(mesh) as models:
-        await ask(models, said)
+        await ask(models, said, "x", max_tokens=4)  # so short that nothing has used the processor's tiles before
         assert any("vLLM" in line for line in said) or models.attached
         pids = marked(home_of(mesh).mesh_id)
         bound = listeners(pids)
