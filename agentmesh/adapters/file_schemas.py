@@ -1,7 +1,7 @@
 """JSON Schemas of the project files, for editors; published in agentmesh/schemas/.
 
-`python -m agentmesh.adapters.file_schemas` writes them; a test holds that they are current. A file names its schema in its
-first line: `# yaml-language-server: $schema=PATH`.
+`python -m agentmesh.adapters.file_schemas` writes them; a test holds that they are current. A file names its schema in
+its first line: `# yaml-language-server: $schema=PATH`.
 """
 
 from __future__ import annotations

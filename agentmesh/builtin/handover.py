@@ -1,7 +1,7 @@
 """First plans of the three agents that a triaged log is handed to: what to open, what to run, what to do.
 
-Plain functions of a finding (the output of `triage`), without I/O and without a model. What was taken from a log is quoted
-for the shell where it stands in a command; nothing is run here.
+Plain functions of a finding (the output of `triage`), without I/O and without a model. What was taken from a log is
+quoted for the shell where it stands in a command; nothing is run here.
 """
 
 from __future__ import annotations
@@ -42,12 +42,10 @@ def fix_dependency(finding: Finding) -> dict[str, Any]:
     text = "\n".join(finding.get("quotes") or [])
     for pattern, command, step in _PACKAGES:
         if match := re.search(pattern, text):
-            name = match[1]
+            name = re.split(r"[\[=<>!~]", match[1])[0]
             package = _NAMED_OTHERWISE.get(name.split(".")[0], name)
-            return _plan(
-                "fix-dependency", finding, [command.format(shlex.quote(package))],
-                [step.format(package), "Add it to the project's list of dependencies, with a version.", "Run the build again."],
-            )  # fmt: skip
+            steps = [step.format(package), "Add it to the project's list of dependencies.", "Run the build again."]
+            return _plan("fix-dependency", finding, [command.format(shlex.quote(package))], steps)
     return _plan(
         "fix-dependency", finding, [],
         ["Read the quoted line for the name of what is missing.", "Check that the version asked for exists.",
@@ -59,7 +57,9 @@ def look_at_machine(finding: Finding) -> dict[str, Any]:
     """For the machine the log came from: network, time, memory, permissions, a crash, or what nobody recognised."""
     text = "\n".join(finding.get("quotes") or [])
     host = re.search(
-        r"(?:https?://|host[ =:]+'?|resolve (?:host:? ?)?'?|to )((?:[a-z0-9-]+\.)+[a-z]{2,}|localhost)", text, re.I
+        r"(?:https?://|host[ =:]+'?|resolve (?:host:? ?)?'?|to )((?:[a-z0-9-]+\.)+[a-z]{2,}|localhost)",
+        text,
+        re.IGNORECASE,
     )
     path = re.search(r"(/[\w.+@~-]+(?:/[\w.+@~-]+)*)", text)
     commands: dict[str, list[str]] = {
@@ -92,29 +92,29 @@ def look_at_machine(finding: Finding) -> dict[str, Any]:
 _PACKAGES = (
     (r"No module named '?([\w.]+)", "pip install {}", "Install the Python package {}."),
     (
-        r"No matching distribution found for ([\w.\[\]=<>!~-]+)",
+        r"No matching distribution found for (\w[\w.\[\]=<>!~-]*)",
         "pip index versions {}",
         "Find a version of {} that exists for this Python.",
     ),
     (
-        r"Could not find a version that satisfies the requirement ([\w.\[\]=<>!~-]+)",
+        r"Could not find a version that satisfies the requirement (\w[\w.\[\]=<>!~-]*)",
         "pip index versions {}",
         "Find a version of {} that exists for this Python.",
     ),
-    (r"Cannot find (?:module|package) '((?:@[\w.-]+/)?[\w.-]+)", "npm install {}", "Install the npm package {}."),
+    (r"Cannot find (?:module|package) '((?:@[\w.-]+/)?\w[\w.-]*)", "npm install {}", "Install the npm package {}."),
     (
-        r"404\s+'?((?:@[\w.-]+/)?[\w.-]+)@\S*'? is not in",
+        r"404\s+'?((?:@[\w.-]+/)?\w[\w.-]*)@\S*'? is not in",
         "npm view {} versions",
         "Check the name {}: the registry does not have it.",
     ),
     (
-        r"fatal error: ([\w./+-]+\.h(?:pp)?): No such file",
+        r"fatal error: (\w[\w./+-]*\.h(?:pp)?): No such file",
         "apt-file search {}",
         "Install the development package that holds {}.",
     ),
-    (r"cannot find -l([\w+-]+)", "ldconfig -p | grep -F {}", "Install the library {}."),
-    (r"no matching package named `([\w-]+)`", "cargo search {}", "Correct the name of the crate {}."),
-    (r"can't find crate for `([\w-]+)`", "cargo add {}", "Add the crate {}."),
+    (r"cannot find -l(\w[\w+-]*)", "ldconfig -p | grep -F {}", "Install the library {}."),
+    (r"no matching package named `(\w[\w-]*)`", "cargo search {}", "Correct the name of the crate {}."),
+    (r"can't find crate for `(\w[\w-]*)`", "cargo add {}", "Add the crate {}."),
     (
         r"error: package ([\w.]+) does not exist",
         "mvn dependency:tree -Dincludes={}",
@@ -122,8 +122,15 @@ _PACKAGES = (
     ),
 )
 """What names the thing that is missing, the command that looks for it, and what to do."""
-_NAMED_OTHERWISE = {"yaml": "PyYAML", "cv2": "opencv-python", "PIL": "Pillow", "sklearn": "scikit-learn", "bs4": "beautifulsoup4",
-                    "dateutil": "python-dateutil", "dotenv": "python-dotenv"}  # fmt: skip
+_NAMED_OTHERWISE = {
+    "yaml": "PyYAML",
+    "cv2": "opencv-python",
+    "PIL": "Pillow",
+    "sklearn": "scikit-learn",
+    "bs4": "beautifulsoup4",
+    "dateutil": "python-dateutil",
+    "dotenv": "python-dotenv",
+}
 
 
 def _place(finding: Finding) -> str:
@@ -136,7 +143,8 @@ def _test_command(finding: Finding) -> list[str]:
     """The command that shows the fault again, by the kind of file and the subject."""
     file, subject = str(finding.get("file") or ""), str(finding.get("subject") or "")
     suffix = file.rpartition(".")[2].lower()
-    name = shlex.quote(re.split(r"::|\.|#|\[", subject)[-1] or subject) if subject else ""
+    name = shlex.quote(re.split(r"::|\.|#", subject.split("[", 1)[0])[-1].lstrip("-")) if subject else ""
+    file = f"./{file}" if file.startswith("-") else file
     test = bool(re.search(r"test", subject, re.IGNORECASE))
     match suffix:
         case "py":

@@ -35,8 +35,8 @@ def new_files(
 ) -> dict[str, Any]:
     """Files that are new, or whose content is: `files` [{name, size, sha256}], oldest first; `skipped` [{name, note}].
 
-    A file changed within the last `settle` seconds is left for the next time, and so are those past `most`. A folder that
-    is missing is empty. `folder` is inside the mesh's folder, and its subfolders are not looked into.
+    A file changed within the last `settle` seconds is left for the next time, and so are those past `most`. A missing
+    folder is empty. `folder` is inside the mesh's folder, and its subfolders are not looked into.
     """
     place = _inside(ctx, folder)
     found = _candidates(place, pattern)
