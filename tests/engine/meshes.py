@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from agentmesh.core.workflow import Workflow
 from agentmesh.engine import Engine, build_engine
 
 LOCAL = Principal()
+_SEEDS = itertools.count()
 TEXT = {
     "type": "object",
     "properties": {"text": {"type": "string"}},
@@ -112,7 +114,7 @@ async def serving(
     clock = clock or Clock()
     async with store if store is not None else MemoryStore(clock=clock) as opened:
         engine = build_engine(
-            of, opened, model or ScriptedModel([]), clock=clock, random=random.Random(7), sleep=clock.sleep,
+            of, opened, model or ScriptedModel([]), clock=clock, random=random.Random(next(_SEEDS)), sleep=clock.sleep,
             functions=(functions or {}).__getitem__, **more,
         )  # fmt: skip
         with anyio.fail_after(30):
