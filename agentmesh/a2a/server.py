@@ -188,7 +188,7 @@ def _check_envelope(call: JSON) -> None:
     if not isinstance(call, dict):
         raise InvalidRequestError("the body must be one JSON-RPC request object")
     if call.get("jsonrpc") != "2.0":
-        raise InvalidRequestError("`jsonrpc` must be \"2.0\"")
+        raise InvalidRequestError('`jsonrpc` must be "2.0"')
     if _ident(call) is None:
         raise InvalidRequestError("`id` must be a string or an integer; A2A has no notifications")
     if not isinstance(call.get("method"), str):
