@@ -39,6 +39,9 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        if any(value[-1:] in {b" ", b"\t"} for _, value in scope["headers"]):
+            # httptools leaves white space behind a value, which is no part of it (RFC 9110 section 5.5).
+            scope = {**scope, "headers": [(name, value.strip(b" \t")) for name, value in scope["headers"]]}
         principal = scope.get("state", {}).get("principal")
         if isinstance(principal, Principal):
             scope = {**scope, "user": self._user(principal)}

@@ -107,6 +107,25 @@ async def test_a_header_that_is_not_the_bodys_is_refused(http: httpx2.AsyncClien
         assert response.json()["error"]["code"] == -32020
 
 
+@covers("MCP-2026-07-28 basic/transports/streamable-http#server-validation")
+async def test_white_space_around_a_header_is_no_part_of_it(url: str) -> None:
+    """RFC 9110 section 5.5; sent by hand, since HTTP clients trim it."""
+    request = modern("tools/call", {"name": "echo", "arguments": {"text": "x"}})
+    body = json.dumps(request["json"]).encode()
+    port = int(url.split(":")[2].split("/", maxsplit=1)[0])
+    lines = (
+        {"host": f"127.0.0.1:{port}", "connection": "close", "content-length": str(len(body))}
+        | BOTH
+        | request["headers"]
+    )
+    lines["mcp-name"] = "  echo \t"
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    with anyio.fail_after(5):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(f"POST /mcp HTTP/1.1\r\n{head}\r\n".encode() + body)
+            assert (await stream.receive()).startswith(b"HTTP/1.1 200")
+
+
 @covers("MCP-2026-07-28 basic/transports/streamable-http#custom-headers")
 async def test_a_mirrored_argument_must_be_the_bodys(engine: FakeEngine, http: httpx2.AsyncClient) -> None:
     """Mcp-Param-Region is compared with the argument, and the tool is not called when they differ."""
