@@ -11,7 +11,15 @@ from agentmesh.builtin.handover import fix_code, fix_dependency, look_at_machine
 
 
 def finding(cause: str, **more: Any) -> dict[str, Any]:
-    return {"cause": cause, "summary": "what was seen", "file": None, "line": None, "subject": None, "quotes": [], **more}
+    return {
+        "cause": cause,
+        "summary": "what was seen",
+        "file": None,
+        "line": None,
+        "subject": None,
+        "quotes": [],
+        **more,
+    }
 
 
 @pytest.mark.parametrize(
