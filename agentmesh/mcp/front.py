@@ -105,6 +105,13 @@ _REFUSALS: Final = {
     406: "Send Accept: application/json, text/event-stream.",
     413: "The request body is over the server's limit.",
 }
+_PLAINER: Final = {
+    "Bad Request: Missing session ID": "Open a session with initialize and send its Mcp-Session-Id, or speak 2026-07-28.",
+    "Session not found": "This session is unknown or has ended; open another with initialize.",
+    "Not Found: Session has been terminated": "This session has ended; open another with initialize.",
+    "Method Not Allowed": _REFUSALS[405],
+}
+"""What the SDK says, and what to do about it."""
 
 
 def _refusal(status: int, body: bytes) -> bytes:
@@ -116,6 +123,8 @@ def _refusal(status: int, body: bytes) -> bytes:
             code, text = UNAVAILABLE, f"{text}; try again later, or end a session that is not used with DELETE."
         elif text.startswith("Validation error"):
             text = "The body is not one JSON-RPC 2.0 request, notification or response."
+        elif text in _PLAINER:
+            text = _PLAINER[text]
         else:
             return body
     except (ValueError, TypeError, KeyError):

@@ -262,11 +262,11 @@ async def test_older_revisions_get_invalid_arguments_as_a_protocol_error(
 
 @covers("MCP-2025-11-25 basic/transports#sessions")
 async def test_a_session_is_needed_and_must_be_known(http: httpx2.AsyncClient) -> None:
-    """Without one a request is 400, with an unknown one 404."""
-    response = await http.post("", json=legacy("tools/list"))
-    assert response.status_code == 400
-    response = await http.post("", json=legacy("tools/list"), headers={"mcp-session-id": "f00"})
-    assert response.status_code == 404
+    """Without one a request is 400, with an unknown one 404; both say how to get one."""
+    for headers, status in (({}, 400), ({"mcp-session-id": "f00"}, 404)):
+        response = await http.post("", json=legacy("tools/list"), headers=headers)
+        assert response.status_code == status
+        assert "initialize" in response.json()["error"]["message"]
 
 
 @covers("MCP-2025-11-25 basic/transports#session-end")
