@@ -53,7 +53,7 @@ class World:
 
 def _listing(among: Mapping[str, Any]) -> str:
     names = sorted(among)
-    return f"; there are {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+    return f"; there {'is' if len(names) == 1 else 'are'} {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
 
 
 class Checker:

@@ -134,8 +134,8 @@ class FlowChecker(Checker):
             self.conditions[step.id] = step.if_
         verb = self.one_verb(step, path)
         output: JsonSchema = DYN
+        self.around(step, path, verb)
         if verb is not None:
-            self.around(step, path, verb)
             given = self.template((*path, "with"), scope, facts=facts) if step.with_ else DYN
             output = getattr(self, f"verb_{verb}")(step, path, types, visible, facts, given)
         if self.damaged(path):
@@ -161,7 +161,7 @@ class FlowChecker(Checker):
             return None
         return verb
 
-    def around(self, step: Step, path: Path, verb: str) -> None:
+    def around(self, step: Step, path: Path, verb: str | None) -> None:
         """What stands beside the verb."""
         for name in ("cache", "compensate"):
             self.not_built((*path, name), f"`{name}` is")
@@ -182,7 +182,7 @@ class FlowChecker(Checker):
             "with": ("tool", "python", "workflow"),
         }
         for name, verbs in belongs.items():
-            if self.document.get((*path, name)) is not None and verb not in verbs:
+            if self.document.get((*path, name)) is not None and verb is not None and verb not in verbs:
                 more = "; an llm's output schema stands inside `llm`" if name == "output" and verb == "llm" else ""
                 self.fault((*path, name), f"`{name}` belongs to {' and '.join(verbs)} steps{more}", key=True)
         self.duration((*path, "timeout"))

@@ -349,7 +349,8 @@ class _Inference:
         if found is None:
             known = fields(owner)
             if path == ("steps",):
-                raise self.fault(node, f"unknown step {name!r}{closest(name, known)}")
+                before = f"; before this stand {', '.join(known[:8])}" if known else "; no step stands before this"
+                raise self.fault(node, f"unknown step {name!r}{closest(name, known) or before}")
             shown = f"; it has {', '.join(known[:8])}" if known else ""
             raise self.fault(node, f"{where} has no {name!r}{closest(name, known) or shown}")
         return BOOL if node.WhichOneof("kind") == "select" and node.select.test_only else found
@@ -470,7 +471,7 @@ class _Inference:
         if name in ("_<_", "_<=_", "_>_", "_>=_"):
             return BOOL
         if _KINDS in (left, right):
-            return DYN
+            return {"type": ["number", "string", "array"]} if name == "_+_" else NUMBER
         if numeric:
             return INT if left | right == {"integer"} else NUMBER
         return STRING if left & right & plain else {"type": "array", "items": union([items(f) for f in found])}

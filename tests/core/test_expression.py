@@ -152,8 +152,8 @@ def test_names_are_the_paths_it_reads() -> None:
 
 def test_conditions_tell_which_steps_have_completed() -> None:
     """Where it is true, and where it is false."""
-    assert conditions("steps.a.state == 'completed' && has(input.x)") == ({"a"}, frozenset())
-    assert conditions("steps.a.output == null || steps.b.output == null") == (frozenset(), {"a", "b"})
+    assert conditions("steps.a.state == 'completed' && has(input.x)") == (frozenset({"a"}), frozenset())
+    assert conditions("steps.a.output == null || steps.b.output == null") == (frozenset(), frozenset({"a", "b"}))
     assert conditions("steps.a.state == 'completed' || steps.b.state == 'completed'") == (frozenset(), frozenset())
 
 
