@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from agentmesh.core.workflow import Budget as Limits
 from agentmesh.errors import BudgetExceeded
@@ -13,13 +12,25 @@ UNSTATED = 256
 
 
 class Reservation:
-    """What one call may spend, until it is settled."""
+    """What one call may spend. A context manager around the call: what it spent is settled at its end."""
 
-    def __init__(self, seconds: float | None) -> None:
+    __slots__ = ("_budget", "seconds", "seconds_spent", "tokens", "tokens_spent")
+
+    def __init__(self, budget: Budget, tokens: int, seconds: float | None) -> None:
+        self._budget = budget
+        self.tokens = tokens
         self.seconds = seconds
         """At most, or None."""
         self.tokens_spent = 0
         self.seconds_spent = 0.0
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._budget.settle(self)
 
 
 class Budget:
@@ -32,9 +43,8 @@ class Budget:
         self._seconds = seconds
         self._reserved = 0
 
-    @contextmanager
-    def reserve(self, tokens: int | None = 0) -> Iterator[Reservation]:
-        """Around one call; `tokens` None when the call does not say. BudgetExceeded when there is not enough left."""
+    def reserve(self, tokens: int | None = 0) -> Reservation:
+        """For one call; `tokens` None when the call does not say. BudgetExceeded when there is not enough left."""
         limits = self._limits
         if limits.tokens is not None:
             left = limits.tokens - self._tokens - self._reserved
@@ -50,14 +60,14 @@ class Budget:
             seconds = limits.seconds - self._seconds
             if seconds <= 0:
                 raise BudgetExceeded(f"the run's budget of {limits.seconds:g} seconds is spent; raise `budget.seconds`")
-        reservation = Reservation(seconds)
         self._reserved += tokens
-        try:
-            yield reservation
-        finally:
-            self._reserved -= tokens
-            self._tokens += reservation.tokens_spent
-            self._seconds += reservation.seconds_spent
+        return Reservation(self, tokens, seconds)
+
+    def settle(self, reservation: Reservation) -> None:
+        """What was reserved is free again, what was spent is gone."""
+        self._reserved -= reservation.tokens
+        self._tokens += reservation.tokens_spent
+        self._seconds += reservation.seconds_spent
 
     def exceeded_seconds(self) -> BudgetExceeded:
         return BudgetExceeded(

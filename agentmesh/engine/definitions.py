@@ -16,7 +16,7 @@ from agentmesh.core.mesh import Mesh, definition_hash
 from agentmesh.core.model import ModelBackend
 from agentmesh.core.store import Store
 from agentmesh.core.tool import Tool, ToolSpec
-from agentmesh.core.workflow import Step, Workflow
+from agentmesh.core.workflow import Step, Workflow, seconds
 from agentmesh.errors import Fail, NotFound
 
 FORMAT = 1
@@ -26,6 +26,18 @@ ASK = "ask"
 """Id of the one step of a tool that asks a model."""
 _KEPT = 512
 """Loaded definitions kept in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What never changes about a step, worked out once for each definition."""
+
+    verb: str
+    timeout: float | None
+    """Seconds."""
+    writes: bool
+    """Whether it may change the outside world."""
+    idempotent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,26 @@ class Definition:
     default_model: str | None
     revisions: Mapping[str, str]
     document: Mapping[str, Any] = field(repr=False)
+    _facts: dict[int, Facts] = field(default_factory=dict, repr=False)
+    """By the step's identity: the definition holds its steps."""
+
+    def facts(self, step: Step) -> Facts:
+        """The facts of one of the definition's own steps."""
+        found = self._facts.get(id(step))
+        if found is None:
+            found = self._facts[id(step)] = self._facts_of(step)
+        return found
+
+    def _facts_of(self, step: Step) -> Facts:
+        annotations = self.tools[step.tool].annotations if step.tool in self.tools else {}
+        if step.effect is not None:
+            writes = step.effect == "write"
+        elif step.tool is not None:
+            writes = annotations.get("readOnlyHint") is not True
+        else:
+            writes = step.verb in ("python", "agent")
+        timeout = None if step.timeout is None else seconds(step.timeout)
+        return Facts(step.verb, timeout, writes, annotations.get("idempotentHint") is True)
 
 
 class Definitions:

@@ -10,7 +10,8 @@ import logging
 import random as random_
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from time import monotonic
+from types import TracebackType
 
 import anyio
 
@@ -23,7 +24,7 @@ from agentmesh.core.workflow import Step, seconds
 from agentmesh.engine.attempts import GiveUp, Plan, Try
 from agentmesh.engine.budget import Budget
 from agentmesh.engine.bus import Bus
-from agentmesh.engine.definitions import Definition, Definitions
+from agentmesh.engine.definitions import Definition, Definitions, Facts
 from agentmesh.engine.faults import StepFailed, error_of
 from agentmesh.engine.guard import Guard
 from agentmesh.engine.identity import principal_of
@@ -61,6 +62,37 @@ class Bench:
     adopt: Callable[[str], Awaitable[None]]
     """Claims a child run and executes it beside its parent, whatever the worker's limit."""
     stopping: Callable[[], bool]
+
+
+class Limit:
+    """At most so many seconds for what stands inside. None costs nothing: a cancel scope costs more than many a step."""
+
+    __slots__ = ("_scope", "_seconds")
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._scope: anyio.CancelScope | None = None
+
+    def __enter__(self) -> Limit:
+        if self._seconds is not None:
+            self._scope = anyio.CancelScope(deadline=anyio.current_time() + self._seconds)
+            self._scope.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return None if self._scope is None else self._scope.__exit__(kind, error, traceback)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the time was over, and what stood inside was cancelled for it."""
+        return self._scope is not None and self._scope.cancelled_caught
+
+    def extend(self) -> None:
+        """The time begins anew."""
+        if self._scope is not None and self._seconds is not None:
+            self._scope.deadline = anyio.current_time() + self._seconds
 
 
 class Execution:
@@ -148,10 +180,11 @@ class Execution:
             left = None
             if workflow.deadline is not None:
                 left = self.run.created_at + seconds(workflow.deadline) - self.bench.clock()
-            with anyio.move_on_after(left) as limit:
+            limit = _UNLIMITED if left is None else Limit(left)
+            with limit:
                 output = await self._walk()
                 return Entry(Kind.RUN_COMPLETED, payload={"output": output})
-            assert limit.cancelled_caught
+            assert limit.reached
             error: dict[str, JSON] = {
                 "code": "deadline", "message": f"the run did not end within its deadline of {workflow.deadline}"
             }  # fmt: skip
@@ -215,7 +248,7 @@ class Execution:
                 skipped = Entry(Kind.STEP_SKIPPED, path, payload={"verb": step.verb, "reason": f"if: {step.if_}"})
                 await self.journal.write(skipped, hold=True)
                 return StepState.SKIPPED, None, None
-            if step.verb in VERBS:
+            if self.definition.facts(step).verb in VERBS:
                 return StepState.COMPLETED, await self._perform(step, path, scope, recorded), None
             output = await self._within_timeout(step, path, scope, recorded)
             done = Entry(Kind.STEP_COMPLETED, path, recorded.attempt or 1, {"verb": step.verb, "output": output})
@@ -239,9 +272,11 @@ class Execution:
     # Steps without I/O of their own
 
     async def _within_timeout(self, step: Step, path: str, scope: Scope, recorded: Recorded) -> JSON:
-        limit = None if step.timeout is None else seconds(step.timeout)
-        with anyio.move_on_after(limit) as timer:
-            match step.verb:
+        facts = self.definition.facts(step)
+        limit = facts.timeout
+        timer = _UNLIMITED if limit is None else Limit(limit)
+        with timer:
+            match facts.verb:
                 case "set":
                     output = render(step.set, scope)
                 case "switch":
@@ -256,7 +291,7 @@ class Execution:
                 assert isinstance(follows, GiveUp)
                 raise _GaveUp(follows.error)
             return output
-        assert timer.cancelled_caught
+        assert timer.reached
         await self.cancel_children(path + "/", path + "[")
         raise StepTimeout(f"step {path} took longer than its timeout of {limit:g} s")
 
@@ -337,58 +372,68 @@ class Execution:
 
     async def _perform(self, step: Step, path: str, scope: Scope, recorded: Recorded) -> JSON:
         """Attempts until one passes or the plan gives up; every attempt is a row."""
-        plan = Plan(step, self.bench.random)
-        for entry in recorded.attempts:
-            plan.note(entry.payload)
+        plan: Plan | None = None  # most steps pass at the first attempt and need none
+        follows: Try | GiveUp = _FIRST
+        if recorded.attempts:
+            plan = Plan(step, self.bench.random)
+            for entry in recorded.attempts:
+                follows = plan.note(entry.payload)
         number, cut_off = recorded.attempt, recorded.open
         key = f"{self.run.id}/{path}"
-        writes = self._writes(step)
-        while isinstance(follows := plan.next, Try):
+        facts = self.definition.facts(step)
+        writes = facts.writes
+        while isinstance(follows, Try):
             if follows.delay:
                 await self.journal.flush()
                 await self.bench.sleep(follows.delay)
             number += 1
             why = Why.RESUME if cut_off else follows.why
             cut_off = False
-            rows = [Entry(Kind.STEP_STARTED, path, number, {"verb": step.verb, "why": why.value})]
+            rows = [Entry(Kind.STEP_STARTED, path, number, {"verb": facts.verb, "why": why.value})]
             if writes:
                 rows.append(Entry(Kind.STEP_INTENT, path, number, {"key": key}))
             await self.journal.write(*rows, wait=writes)
-            payload, done = await self._attempt(step, path, scope, number, key, follows)
+            payload, done = await self._attempt(step, facts, path, scope, number, key, follows)
             row = Entry(Kind.STEP_ATTEMPT, path, number, payload)
             if done is not None and done.passed:
-                completed = Entry(Kind.STEP_COMPLETED, path, number, {"verb": step.verb, "output": done.output})
+                completed = Entry(Kind.STEP_COMPLETED, path, number, {"verb": facts.verb, "output": done.output})
                 await self.journal.write(row, completed, hold=True, put=done.puts)
                 return done.output
             await self.journal.write(row, hold=True)
-            plan.note(payload)
+            plan = plan or Plan(step, self.bench.random)
+            follows = plan.note(payload)
         raise _GaveUp(follows.error)
 
     async def _attempt(
-        self, step: Step, path: str, scope: Scope, number: int, key: str, follows: Try
+        self, step: Step, facts: Facts, path: str, scope: Scope, number: int, key: str, follows: Try
     ) -> tuple[dict[str, JSON], Done | None]:
         """One attempt: the payload of its row, and what came back if anything did."""
-        timeout = None if step.timeout is None else seconds(step.timeout)
-        begun = anyio.current_time()
+        timeout = facts.timeout
+        begun = monotonic()
         usage = Usage()
         try:
             with self._budget.reserve(step.llm.max_tokens if step.llm is not None else 0) as reservation:
-                bound = min(filter(None, (timeout, reservation.seconds)), default=None)
+                bound = timeout
+                if reservation.seconds is not None and (timeout is None or reservation.seconds < timeout):
+                    bound = reservation.seconds
+                limit = _UNLIMITED if bound is None else Limit(bound)
                 try:
-                    with anyio.move_on_after(bound) as limit:
+                    with limit:
                         attempt = Attempt(
-                            step, path, number, scope, key, limit, bound, model=follows.model, prior=follows.prior
+                            step, path, number, scope, key, bound, limit.extend, follows.model, follows.prior
                         )
-                        done = await VERBS[step.verb](self, attempt)
+                        done = await VERBS[facts.verb](self, attempt)
                         usage = done.usage
-                    if limit.cancelled_caught:
+                    if limit.reached:
                         await self.cancel_children(path)
                         if timeout is None or bound != timeout:
                             raise self._budget.exceeded_seconds()
                         raise StepTimeout(f"step {path} took longer than its timeout of {timeout:g} s")
                 finally:
-                    if step.verb not in _BY_CHILDREN:
-                        usage = replace(usage, seconds=anyio.current_time() - begun)
+                    if facts.verb not in _BY_CHILDREN:
+                        usage = Usage(
+                            usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, monotonic() - begun
+                        )
                     reservation.tokens_spent = usage.tokens
                     reservation.seconds_spent = usage.seconds
         except (StoreError, Leaving):
@@ -397,7 +442,7 @@ class Execution:
             if not isinstance(fault, MeshError):
                 log.exception("step %s of run %s failed", path, self.run.id)
             error = error_of(fault)
-            if isinstance(fault, StepTimeout) and self._writes(step) and not self._idempotent(step):
+            if isinstance(fault, StepTimeout) and facts.writes and not facts.idempotent:
                 error.pop("retry", None)  # it may have acted before its time was over
             return {"usage": usage_to_json(usage), "error": error}, None
         payload: dict[str, JSON] = {
@@ -411,17 +456,6 @@ class Execution:
         elif step.llm is not None or not done.passed:
             payload["output"] = done.output
         return payload, done
-
-    def _writes(self, step: Step) -> bool:
-        """Whether a step may change the outside world."""
-        if step.effect is not None:
-            return step.effect == "write"
-        if step.tool is not None:
-            return self.definition.tools[step.tool].annotations.get("readOnlyHint") is not True
-        return step.verb in ("python", "agent")
-
-    def _idempotent(self, step: Step) -> bool:
-        return step.tool is not None and self.definition.tools[step.tool].annotations.get("idempotentHint") is True
 
     # Children
 
@@ -456,6 +490,10 @@ class _GaveUp(Exception):
         self.error = error
 
 
+_FIRST = Try(Why.FIRST)
+
+
+_UNLIMITED = Limit(None)
 _BY_CHILDREN = frozenset({"agent", "workflow"})
 """Verbs whose time is spent, and counted, by another run."""
 _STATES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from time import monotonic
 
 import anyio
 
@@ -49,7 +50,7 @@ class Models:
         request = replace(request, model=self.name(request.model))
         text: list[str] = []
         usage, finish_reason, model = Usage(), None, None
-        begun = anyio.current_time()
+        begun = monotonic()
         async with self._limits[request.model]:
             async for chunk in self._backend.chat(request, on_progress):
                 if chunk.text:
@@ -57,7 +58,7 @@ class Models:
                 usage = chunk.usage or usage
                 finish_reason = chunk.finish_reason or finish_reason
                 model = chunk.model or model
-        return Answer("".join(text), replace(usage, seconds=anyio.current_time() - begun), finish_reason, model)
+        return Answer("".join(text), replace(usage, seconds=monotonic() - begun), finish_reason, model)
 
     def status(self) -> Mapping[str, ModelStatus]:
         """Where each model stands now."""

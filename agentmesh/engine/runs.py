@@ -170,10 +170,11 @@ class Runs:
 
     async def wait(self, principal: Principal, run_id: str) -> Run:
         """The run when it has ended."""
-        run = await self.get(principal, run_id)
-        if not run.state.terminal:
-            await self.end_of(run_id)
-            run = await self._owned(principal, run_id)
+        with self._bus.subscribe(run_id) as subscription:
+            run = await self.get(principal, run_id)
+            if not run.state.terminal:
+                await self.end_of(run_id, subscription)
+                run = await self._owned(principal, run_id)
         return run
 
     async def end_of(self, run_id: str, subscription: Subscription | None = None) -> Run:

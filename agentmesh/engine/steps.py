@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from agentmesh.core.expression import render
 from agentmesh.core.model import ChatRequest, Usage
 from agentmesh.core.policy import Action
@@ -40,9 +38,9 @@ class Attempt:
     scope: Mapping[str, JSON]
     key: str
     """`RUN/PATH`: the same for every attempt."""
-    limit: anyio.CancelScope
-    """Ends the attempt at its timeout."""
     timeout: float | None
+    extend: Callable[[], None]
+    """Lets the timeout begin anew."""
     model: str | None = None
     prior: Payload | None = None
 
@@ -78,8 +76,7 @@ async def llm(run: Execution, a: Attempt) -> Done:
 
     def on_progress(line: str) -> None:
         run.notice(f"{a.path}: {line}")
-        if a.timeout is not None:  # the time of an answer begins when the model is there to give it
-            a.limit.deadline = anyio.current_time() + a.timeout
+        a.extend()  # the time of an answer begins when the model is there to give it
 
     answer = await run.bench.models.ask(request, on_progress)
     output: JSON = answer.text
