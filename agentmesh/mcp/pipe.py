@@ -182,6 +182,9 @@ class _Pipe:
                         f"The connection to {self._url} broke before the answer came ({type(error).__name__}); what it"
                     )
                     await self._answer_error(flight, ident, UNAVAILABLE, f"{text} began is in `agentmesh runs list`.")
+                except ValueError:
+                    text = f"What answers at {self._url} does not speak MCP; give the address of an AgentMesh server."
+                    await self._answer_error(flight, ident, UNAVAILABLE, text)
         finally:
             self._flights.pop(ident, None)
 

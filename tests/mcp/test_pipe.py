@@ -240,6 +240,23 @@ async def test_a_server_that_is_not_there_is_said(url: str) -> None:
         assert "agentmesh serve" in answer["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [("text/event-stream", b"data: nonsense\n\n"), ("text/html", b"<p>hello"), ("application/json", b"[]")],
+)
+async def test_what_is_no_mcp_server_is_said(kind: str, body: bytes) -> None:
+    """An answer that is no JSON-RPC is one error for its request, and the pipe goes on."""
+
+    async def other(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind.encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+    async with serving(other) as base, piping(base) as pipe:
+        for ident in (1, 2):
+            await pipe.call(ident, "echo", {"text": "x"})
+            assert (await pipe.receive())["error"]["code"] in {-32004, -32600}
+
+
 async def test_a_session_survives_a_restart_of_the_server() -> None:
     """A client that initialized once goes on when the server has forgotten it."""
     before, after = build_mcp(fake_engine(), settings()), build_mcp(fake_engine(), settings())  # type: ignore[arg-type]
