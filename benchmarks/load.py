@@ -82,6 +82,8 @@ class RawChat:
         """The body of the last answer."""
 
     async def __call__(self) -> None:
+        while self._idle and self._idle[-1][0].at_eof():  # closed by the other side while it was idle
+            self._idle.pop()[1].close()
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
         writer.write(self._request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
