@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import platform
 import resource
 import socket
@@ -233,6 +234,7 @@ def main() -> None:
     report = {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "load_average": os.getloadavg()[0],
         "calls": options.calls,
         "at_once": options.at_once,
         "median_of": options.rounds,
