@@ -114,7 +114,7 @@ def build_api(
     )
     app.router.route_class = _StrictRoute
     _mesh_routes(app, engine, base_url)
-    _run_routes(app, engine)
+    _run_routes(app, engine, token)
     _tool_routes(app, engine)
     _agent_routes(app, engine)
 
@@ -123,7 +123,7 @@ def build_api(
 
         @app.post("/shutdown", status_code=202, include_in_schema=False)
         async def shut_down(authorization: Annotated[str, Header()] = "") -> Response:
-            if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            if not _holds(authorization, token):
                 raise PolicyDenied("only who can read .agentmesh/server.json may stop the server")
             stop()
             return _answer({"stopping": True}, 202)
@@ -167,7 +167,7 @@ def _mesh_routes(app: FastAPI, engine: Engine, base_url: str) -> None:
         return _answer({"schedules": engine.scheduler.status()})
 
 
-def _run_routes(app: FastAPI, engine: Engine) -> None:
+def _run_routes(app: FastAPI, engine: Engine, token: str | None) -> None:
     runs = engine.runs
 
     @app.post("/runs", status_code=201, responses=_ok(shapes.RunShape, 201))
@@ -175,10 +175,12 @@ def _run_routes(app: FastAPI, engine: Engine) -> None:
         principal: Asker,
         body: shapes.StartRun,
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=shapes.KEY_LENGTH)] = None,
+        authorization: Annotated[str, Header(include_in_schema=False)] = "",
     ) -> Response:
         """Starts a run; it is durable when this answers. `key`, or the header Idempotency-Key: never twice."""
         key = body.key or idempotency_key
-        run = await runs.start(principal, body.workflow, body.input, key=key, source="api")
+        source = "cli" if _holds(authorization, token) else "api"
+        run = await runs.start(principal, body.workflow, body.input, key=key, source=source)
         return _answer(shapes.run_to_json(run), 201, {"location": f"/v1/runs/{run.id}"})
 
     @app.get("/runs", responses=_ok(shapes.RunsShape))
@@ -310,6 +312,11 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
     ]
     detail = "; ".join(f"{fault['at']}: {fault['message']}" for fault in faults)
     return problem_response(problem(422, detail, code=InvalidInput.code, errors=faults))
+
+
+def _holds(authorization: str, token: str | None) -> bool:
+    """Whether a request comes from who can read `.agentmesh/server.json`: this mesh's command line."""
+    return token is not None and hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode())
 
 
 def _answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -267,13 +267,17 @@ async def test_a_policy_that_denies_is_a_403() -> None:
         assert answer.json()["rule"]
 
 
-async def test_only_the_token_stops_the_server() -> None:
-    """Whoever cannot read .agentmesh/server.json may not."""
+async def test_the_token_is_the_command_lines() -> None:
+    """Whoever cannot read .agentmesh/server.json may not stop the server, and is not taken for the command line."""
     stopped = []
     async with serving_mesh(token="t0ken", shutdown=lambda: stopped.append(True)) as on:
         for given in ({}, {"Authorization": "Bearer nope"}, {"Authorization": b"Bearer t\xe9"}):
             assert (await on.http.post("/v1/shutdown", headers=given)).status_code == 403
         assert not stopped
+        body = {"workflow": "shout", "input": {"text": "hi"}}
+        by_command = await on.http.post("/v1/runs", json=body, headers={"Authorization": "Bearer t0ken"})
+        by_program = await on.http.post("/v1/runs", json=body)
+        assert (by_command.json()["source"], by_program.json()["source"]) == ("cli", "api")
         assert (await on.http.post("/v1/shutdown", headers={"Authorization": "Bearer t0ken"})).status_code == 202
     assert stopped == [True]
 
