@@ -113,6 +113,8 @@ class Http1Client:
         target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         fields = [f"POST {target} HTTP/1.1", f"host: {parts.netloc}", f"content-length: {len(body)}"]
         fields += [f"{name}: {value}" for name, value in headers.items()]
+        if any("\r" in field or "\n" in field for field in fields):
+            raise ValueError("a header may not hold a line break")
         request = "\r\n".join(fields).encode("latin-1") + b"\r\n\r\n" + body
         while True:
             connection = await self._connection(parts.netloc, parts.hostname or "", parts.port or 80)

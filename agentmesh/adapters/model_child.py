@@ -44,6 +44,7 @@ log = logging.getLogger("agentmesh.models")
 
 PROGRAM = (sys.executable, "-m", "agentmesh.adapters.ray_deploy")
 CONNECT_TIME = 20.0
+LOG_LIMIT = 16 * 1024 * 1024
 SILENCE = 30.0
 """Seconds without a line after which a child counts as hung; it sends one every two."""
 
@@ -91,7 +92,6 @@ class ModelChild:
         self._specs: dict[str, Spec] = {}
         self._statuses: dict[str, ModelStatus] = {}
         self._changed = anyio.Event()
-        self._stream: anyio.abc.SocketStream | None = None
         self._spawned: subprocess.Popen[bytes] | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self.attached = False
@@ -176,9 +176,9 @@ class ModelChild:
             began = time.monotonic()
             try:
                 await self._follow(await self._attach() or await self._start())
-            except (OSError, TimeoutError, ModelUnavailable) as error:
-                log.warning("the models' process: %s", error)
-            self._stream = None
+            except Exception as error:
+                # Whatever it is, the answer is the same, and a server must not fall with its models.
+                log.warning("the models' process: %s: %s", type(error).__name__, error)
             if await self._lives():
                 continue  # it executes itself anew when its cluster is lost; meet it again
             lived = time.monotonic() - began
@@ -196,7 +196,7 @@ class ModelChild:
             return None
         try:
             stream = await self._connect(state)
-        except (OSError, TimeoutError, ModelUnavailable) as error:
+        except (OSError, ModelUnavailable, anyio.BrokenResourceError) as error:
             log.warning("the models' process %d does not answer (%s); starting another", state.pid, error)
             await anyio.to_thread.run_sync(self._clear)
             return None
@@ -219,15 +219,19 @@ class ModelChild:
         arguments = ["--home", str(self._home.folder), "--run", state.run, "--grace", str(self._grace)]
         if self._address:
             arguments += ["--address", self._address]
-        # The mesh's secrets are for calling others; no model needs them.
-        environ = {k: v for k, v in self._environ.items() if not k.startswith("AGENTMESH_")}
+        # The mesh's secrets are for calling others; no model needs them. Ray's settings are for a cluster that we join.
+        ours = ("AGENTMESH_",) if self._address else ("AGENTMESH_", "RAY_")
+        environ = {k: v for k, v in self._environ.items() if not k.startswith(ours)}
         root = str(Path(agentmesh.__file__).resolve().parents[1])
         environ |= {
             MARK: self._home.mesh_id,
             "PYTHONPATH": os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1",
         }
-        with (self._home.logs / "child.log").open("ab") as output:
+        file = self._home.logs / "child.log"
+        if file.exists() and file.stat().st_size > LOG_LIMIT:
+            file.replace(file.with_suffix(".log.1"))
+        with file.open("ab") as output:
             # Its own session: a Ctrl-C in the server's terminal is not for it, nor a crash of the server.
             return subprocess.Popen(
                 [*self._program, *arguments],
@@ -264,7 +268,6 @@ class ModelChild:
                 log.info("the models' process is of version %s; replacing it", hello.get("version"))
                 await anyio.to_thread.run_sync(self._clear)
                 return
-            self._stream = stream
             await stream.send(to_line({"do": "deploy", "models": specs_to_json(self._specs)}))
             while True:
                 message = await _read(lines)

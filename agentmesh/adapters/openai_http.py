@@ -74,7 +74,7 @@ class OpenAiHttp:
         self._plain: Client = plain or Http1Client()
         self._secure: Client = secure or HttpxClient(max([m.concurrency for m in models.values()] or [64]))
         self._in_flight: dict[str, int] = {}
-        self._limits = {name: anyio.Semaphore(model.concurrency) for name, model in models.items()}
+        self._limits = {name: anyio.Semaphore(model.concurrency, fast_acquire=True) for name, model in models.items()}
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,6 +112,8 @@ class OpenAiHttp:
                     reason = again.reason
                 finally:
                     self._in_flight[url] -= 1
+                    if not self._in_flight[url]:
+                        del self._in_flight[url]  # replicas come and go
                 # Not sent at all, the call may wait for the model to come back; lost in its hands, only so often.
                 lost += reason.loss if model.deploy is not None else max(1, reason.loss)
                 if call.told or lost > PATIENCE or time.monotonic() + pause > deadline:

@@ -113,6 +113,7 @@ class Cluster:
 
         if self._address is None:
             ray.init(
+                "local",
                 num_cpus=max(os.cpu_count() or 1, slots) + 1,
                 include_dashboard=False,
                 log_to_driver=False,

@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC110, ASYNC220, ASYNC240  other processes and their files can only be looked at, again and again
+# ruff: noqa: ASYNC110, ASYNC220  other processes and their files can only be looked at, again and again
 """The models' child and its supervisor, around a cluster of sleeping processes."""
 
 from __future__ import annotations

@@ -367,3 +367,11 @@ async def test_both_clients_keep_one_contract(client):
         async with made.post(url, {}, b"{}"):
             pass
     await made.aclose()
+
+
+async def test_a_header_cannot_bring_another():
+    """A line break in a header would let its value be read as headers of its own."""
+    async with endpoint(reply(DONE)) as served, OpenAiHttp(hosted(served.url)) as backend:
+        with pytest.raises(ValueError, match="line break"):
+            await collect(backend, ChatRequest("hosted", ASK, headers={"x-run": "a\r\nx-evil: b"}))
+    assert served.seen == []
