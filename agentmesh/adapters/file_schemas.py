@@ -1,25 +1,21 @@
 """JSON Schemas of the project files, for editors; published in agentmesh/schemas/.
 
-`python -m agentmesh.adapters.file_schemas` writes them; a test holds that they are current. A file names its schema in
-its first line: `# yaml-language-server: $schema=PATH`.
+`agentmesh check --schemas FOLDER` writes them; a test holds that the published ones are current. A file names its schema
+in its first line: `# yaml-language-server: $schema=PATH`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-import agentmesh
 from agentmesh.core.mesh import MeshFile
 from agentmesh.core.policy import PolicyFile
 from agentmesh.core.tool import ServerFile
 from agentmesh.core.workflow import Workflow
 
-FOLDER = Path(agentmesh.__file__).parent / "schemas"
 _KINDS: Mapping[str, type[BaseModel]] = {
     "agentmesh.yaml": MeshFile,
     "server": ServerFile,
@@ -54,22 +50,3 @@ def schemas() -> dict[str, dict[str, Any]]:
         title = f"AgentMesh {kind.removesuffix('.yaml')} file"
         found[kind] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
     return found
-
-
-def files() -> dict[str, str]:
-    """What stands in agentmesh/schemas/: name and text."""
-    return {
-        f"{'mesh' if kind == 'agentmesh.yaml' else kind}.json": json.dumps(schema, indent=2, sort_keys=True) + "\n"
-        for kind, schema in schemas().items()
-    }
-
-
-def main() -> None:
-    """Writes the files."""
-    FOLDER.mkdir(exist_ok=True)
-    for name, text in files().items():
-        (FOLDER / name).write_text(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -214,8 +214,10 @@ def test_the_caret_stands_under_the_fault_of_an_expression(tmp_path: Path) -> No
         "- {id: b, if: has(input.who), set: '${{ steps.a.output.urgent }}'}",
         "- {id: b, set: '${{ steps.a.state == \"completed\" && steps.a.output.urgent }}'}",
         "- {id: b, set: '${{ steps.a.output == null ? false : steps.a.output.urgent }}'}",
-        "- {id: b, switch: [{when: steps.a.output == null, steps: [{id: c, set: 1}]}],\n"
-        "   else: [{id: d, set: '${{ steps.a.output.urgent }}'}]}",
+        (
+            "- {id: b, switch: [{when: steps.a.output == null, steps: [{id: c, set: 1}]}],\n"
+            "   else: [{id: d, set: '${{ steps.a.output.urgent }}'}]}"
+        ),
         "- {id: b, if: steps.a.output != null, set: 1}\n- {id: c, if: steps.b.state == 'completed', set: '${{ steps.a.output.urgent }}'}",
         "- {id: b, set: '${{ steps.a.output }}'}",
     ],
