@@ -57,7 +57,7 @@ ADDRESS: dict[str, tuple[tuple[str, ...], str]] = {
     "alembic": (("adapters/sql/",), "SQL stands in one folder, behind core's Store"),
     "ray": (tuple(f"adapters/{name}" for name in RAY), "the server process never imports ray"),
     "vllm": (tuple(f"adapters/{name}" for name in RAY), "the server process never imports vllm"),
-    "torch": ((), "torch is a second and a gigabyte: only training/ and vLLM itself use it"),
+    "torch": (("adapters/vllm_worker.py",), "torch is a second and a gigabyte: only training/ and vLLM itself use it"),
     "transformers": ((), "only training/ and vLLM itself use it"),
     "cel_expr_python": (("core/cel.py", "core/expression.py"), "expressions are compiled and evaluated in one place"),
     "cronsim": (

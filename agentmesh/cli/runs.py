@@ -70,13 +70,15 @@ def list_runs(
         list[str] | None, typer.Option(help="Only runs in this state; may be given several times.")
     ] = None,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=200)] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="Also runs that a step of another run started.")] = False,
     cursor: Annotated[str | None, typer.Option(help="Go on after the page that gave this.")] = None,
     mesh: Mesh = None,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first."""
     client = _client(mesh)
-    page = client.get("/v1/runs", workflow=workflow, state=state, limit=limit, cursor=cursor)
+    roots = None if everything or workflow else "true"
+    page = client.get("/v1/runs", workflow=workflow, state=state, roots=roots, limit=limit, cursor=cursor)
     if as_json:
         print_json(page)
         return
@@ -136,7 +138,7 @@ def _client(mesh: Path | None) -> Client:
 
 
 def _newest(client: Client) -> str:
-    runs = client.get("/v1/runs", limit=1)["runs"]
+    runs = client.get("/v1/runs", roots="true", limit=1)["runs"]
     if not runs:
         raise WrongUsage("there are no runs yet; `agentmesh run WORKFLOW` starts one")
     return str(runs[0]["id"])

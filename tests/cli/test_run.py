@@ -128,7 +128,7 @@ def test_runs_list_shows_a_page(agentmesh: Agentmesh, mesh: Path, server: Fake) 
     failed = run_json("r2", "failed", error={"code": "x", "message": "no", "path": "ask"})
     server.answer("GET", "/v1/runs", {"runs": [run_json(), failed], "next": "c2", "total": 9})
     done = agentmesh("runs", "list", "--state", "failed", "--state", "completed", "--limit", "2", "--mesh", str(mesh))
-    assert server.asked[-1][1] == "/v1/runs?state=failed&state=completed&limit=2"
+    assert server.asked[-1][1] == "/v1/runs?state=failed&state=completed&roots=true&limit=2"
     assert done.out.splitlines()[0].split() == ["RUN", "WORKFLOW", "STATE", "FROM", "STARTED"]
     assert done.out.splitlines()[2].endswith("ask: no")
     assert "9 in all; the next page: --cursor c2" in done.err
