@@ -104,12 +104,14 @@ def to_a2a_error(error: Exception, *, task: bool = False) -> A2AError:
     return InternalError(message=f"{said}; its log says more under id {incident}", data={"id": incident})
 
 
-def to_task(run: Run, *, history_length: int | None = None, accepted: Sequence[str] = ()) -> pb.Task:
+def to_task(
+    run: Run, *, history_length: int | None = None, accepted: Sequence[str] = (), artifacts: bool = True
+) -> pb.Task:
     """A run as a task. `accepted`: the media types that the client takes, all when empty."""
     task = pb.Task(id=run.id, context_id=context_of(run), status=to_status(run))
     if run.message is not None and history_length != 0:
         task.history.append(to_message(run, run.message))
-    if run.state is RunState.COMPLETED:
+    if artifacts and run.state is RunState.COMPLETED:
         task.artifacts.append(to_artifact(run.output, accepted))
     return task
 

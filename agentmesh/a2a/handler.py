@@ -164,11 +164,14 @@ class Handler(RequestHandler):
 
     @_answers()
     async def on_list_tasks(self, params: pb.ListTasksRequest, context: ServerCallContext) -> pb.ListTasksResponse:
-        """ListTasks: the caller's tasks, those that steps of other tasks started left out."""
+        """ListTasks: the caller's tasks, those that steps of other tasks started left out.
+
+        Without `historyLength` there is no history: a message may be a megabyte, and a page a hundred of them.
+        """
         size = params.page_size if params.HasField("page_size") else PAGE
         if not 1 <= size <= MAX_PAGE:
             raise InvalidParamsError(f"pageSize is {size}; it must be from 1 to {MAX_PAGE}")
-        length = _history_length(params)
+        length = _history_length(params) or 0
         after = None
         if params.HasField("status_timestamp_after"):
             # The filter includes the moment itself; the store's does not, and stamps are cut to microseconds.
@@ -185,7 +188,9 @@ class Handler(RequestHandler):
         )
         page = await self._engine.runs.list(principal, where)
         return pb.ListTasksResponse(
-            tasks=[convert.to_task(run, history_length=length) for run in page.runs],
+            tasks=[
+                convert.to_task(run, history_length=length, artifacts=params.include_artifacts) for run in page.runs
+            ],
             next_page_token=page.next or "",
             page_size=size,
             total_size=page.total,

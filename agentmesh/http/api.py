@@ -200,7 +200,7 @@ def _run_routes(app: FastAPI, engine: Engine, token: str | None) -> None:
             parent=parent, roots=roots, limit=limit, cursor=cursor,
         )  # fmt: skip
         page = await runs.list(principal, where)
-        found = [shapes.run_to_json(run) for run in page.runs]
+        found = [shapes.head_to_json(run) for run in page.runs]
         return _answer({"runs": found, "next": page.next, "total": page.total})
 
     @app.get("/runs/{run_id}", responses=_ok(shapes.RunShape))

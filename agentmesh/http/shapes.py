@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentmesh.core.agent import Skill
+from agentmesh.core.json_text import write_json
 from agentmesh.core.model import Usage
 from agentmesh.core.run import Entry, Run, RunState, StepRun
 from agentmesh.core.tool import Tool, ToolResult
@@ -15,6 +16,8 @@ from agentmesh.core.workflow import Step, Workflow
 
 NAME_LENGTH = 200
 KEY_LENGTH = 512
+HEAD_VALUE = 4 * 1024
+"""Bytes of JSON of a value that a list of runs still shows."""
 
 
 class _Body(BaseModel):
@@ -82,7 +85,7 @@ class EntryShape(BaseModel):
 
 
 class RunShape(BaseModel):
-    """A run. In a list `steps` is empty. Times are Unix seconds."""
+    """A run. Times are Unix seconds."""
 
     id: str
     workflow: str
@@ -107,10 +110,16 @@ class RunShape(BaseModel):
     seq: int
 
 
+class HeadShape(RunShape):
+    """A run in a list: no steps, and `input`, `output`, `message` only where they are small; `omitted` names the rest."""
+
+    omitted: list[str]
+
+
 class RunsShape(BaseModel):
     """A page of runs; `next` is the `cursor` of the page after, null on the last."""
 
-    runs: list[RunShape]
+    runs: list[HeadShape]
     next: str | None = None
     total: int
 
@@ -215,6 +224,13 @@ def run_to_json(run: Run) -> dict[str, Any]:
         "steps": [_step(step) for step in run.steps.values()],
         "cancel_requested": run.cancel_requested, "seq": run.seq,
     }  # fmt: skip
+
+
+def head_to_json(run: Run) -> dict[str, Any]:
+    """A run as HeadShape has it: a page of runs with a megabyte of input each would be a hundred megabytes."""
+    shape = run_to_json(run)
+    omitted = [name for name in ("input", "output", "message") if len(write_json(shape[name])) > HEAD_VALUE]
+    return {**shape, **dict.fromkeys(omitted), "omitted": omitted}
 
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:

@@ -257,6 +257,7 @@ async def test_tasks_are_listed_in_pages(on: Serving, binding: str) -> None:
             token = page.next_page_token
         assert (sorted(seen), token) == (sorted(ids), "")
         assert not page.tasks[0].artifacts
+        assert not page.tasks[0].history
         full = await made.list_tasks(pb.ListTasksRequest(context_id="ctx", include_artifacts=True))
         assert data_of(full.tasks[0]) == {"said": "HELLO", "length": 5}
         failed = pb.ListTasksRequest(context_id="ctx", status=pb.TASK_STATE_FAILED)

@@ -64,6 +64,16 @@ async def test_the_same_key_starts_one_run(on: Serving) -> None:
     assert (other.status_code, other.json()["code"]) == (409, "conflict")
 
 
+async def test_a_list_leaves_large_values_out(on: Serving) -> None:
+    """And names them; the run itself has them."""
+    text = "x" * 100_000
+    run = (await on.http.post("/v1/runs", json={"workflow": "shout", "input": {"text": text}})).json()
+    listed = await on.http.get("/v1/runs")
+    assert len(listed.content) < 10_000
+    assert "input" in listed.json()["runs"][0]["omitted"]
+    assert (await on.http.get(f"/v1/runs/{run['id']}")).json()["input"] == {"text": text}
+
+
 async def test_runs_come_in_pages(on: Serving) -> None:
     """`next` is the cursor of the page after."""
     for text in "abc":

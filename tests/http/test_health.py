@@ -1,0 +1,63 @@
+"""When a server says that it is ready."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from agentmesh.core.mesh import Mesh, MeshFile
+from agentmesh.core.model import ModelState, ModelStatus
+from agentmesh.http.health import health_routes
+from agentmesh.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+FILE = {
+    "name": "test",
+    "models": {
+        "tiny": {"source": "builtin:tiny", "deploy": {"engine": "vllm"}},
+        "hosted": {"url": "http://127.0.0.1:1/v1", "model": "x"},
+    },
+}
+
+
+def engine(*status: ModelStatus) -> Any:
+    """As much of an engine as readiness looks at."""
+    mesh = Mesh(PurePath("mesh"), MeshFile.model_validate(FILE))
+    return SimpleNamespace(mesh=mesh, models=SimpleNamespace(status=lambda: {s.name: s for s in status}))
+
+
+async def ready(built: Any, *reasons: str, models: bool = True) -> httpx.Response:
+    routes = health_routes(Settings(folder=Path("mesh"), models=models), lambda: built, lambda: reasons)
+    transport = httpx.ASGITransport(Starlette(routes=routes))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/healthz")).json() == {"status": "ok"}
+        return await client.get("/readyz")
+
+
+async def test_a_server_is_not_ready_before_its_engine() -> None:
+    """503, and when to ask again."""
+    answer = await ready(None)
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert answer.headers["retry-after"]
+
+
+async def test_a_model_that_loads_is_the_reason() -> None:
+    """In the words of its status; models elsewhere are not waited for."""
+    answer = await ready(engine(ModelStatus("tiny", ModelState.LOADING, "loading weights")))
+    assert answer.status_code == 503
+    assert answer.json()["reasons"] == ["model tiny is loading: loading weights"]
+    assert (await ready(engine())).json()["reasons"] == ["model tiny is not started"]
+
+
+async def test_ready_when_nothing_is_missing() -> None:
+    """A deployed model answers, or none is deployed, and nothing else is in the way."""
+    assert (await ready(engine(ModelStatus("tiny", ModelState.READY)))).json() == {"status": "ready"}
+    assert (await ready(engine(), models=False)).status_code == 200
+    answer = await ready(engine(), "the store is closed", models=False)
+    assert answer.json()["reasons"] == ["the store is closed"]
