@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
+from agentmesh.errors import ServeError
+
 LEVELS = ("debug", "info", "warning", "error")
 SHORTEST_SECRET = 4
 """Characters; masking shorter values would blot out ordinary words."""
@@ -29,9 +31,12 @@ class Masked(logging.Formatter):
 
 
 def set_up(level: str = "info", secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
-    """Sends every logger of this process to `stream` (None: stderr). Called again, it replaces what it set up."""
+    """Sends every logger of this process to `stream` (None: stderr). Called again, it replaces what it set up.
+
+    ServeError when `level` is none.
+    """
     if level not in LEVELS:
-        raise ValueError(f"{level!r} is not a log level; AGENTMESH_LOG may be {', '.join(LEVELS)}")
+        raise ServeError(f"{level!r} is not a log level; AGENTMESH_LOG may be {', '.join(LEVELS)}")
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(Masked(secrets))
     root = logging.getLogger()

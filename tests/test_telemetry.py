@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from agentmesh import telemetry
+from agentmesh.errors import ServeError
 
 
 @pytest.fixture
@@ -47,5 +48,5 @@ def test_levels(stream: io.StringIO) -> None:
     logging.getLogger("uvicorn.error").warning("and this")
     lines = [line.split(None, 2)[2] for line in stream.getvalue().splitlines()]
     assert lines == ["warning other  but this", "warning uvicorn.error  and this"]
-    with pytest.raises(ValueError, match="AGENTMESH_LOG may be debug, info, warning, error"):
+    with pytest.raises(ServeError, match="AGENTMESH_LOG may be debug, info, warning, error"):
         telemetry.set_up("loud")
