@@ -8,7 +8,7 @@ Everything here runs on the event loop's thread.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import anyio
@@ -56,6 +56,9 @@ class Bus:
         self._parents: dict[str, str] = {}
         self._started = anyio.Event()
         self._listeners: set[Callable[[str], None]] = set()
+        self.claimer: Callable[[str, bool], Awaitable[None] | None] | None = None
+        """The worker's, while it runs: given a run that is just being recorded and whether it has a parent, what claims it; None
+        when there is no place for it now."""
 
     @contextmanager
     def subscribe(self, run_id: str) -> Iterator[Subscription]:

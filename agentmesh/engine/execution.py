@@ -23,7 +23,7 @@ from agentmesh.core.store import Claim, Store
 from agentmesh.core.workflow import Step, seconds
 from agentmesh.engine.attempts import GiveUp, Plan, Try
 from agentmesh.engine.budget import Budget
-from agentmesh.engine.bus import Bus
+from agentmesh.engine.bus import Bus, Subscription
 from agentmesh.engine.definitions import Definition, Definitions, Facts
 from agentmesh.engine.faults import StepFailed, error_of
 from agentmesh.engine.guard import Guard
@@ -459,19 +459,22 @@ class Execution:
 
     # Children
 
-    async def wait_for_child(self, path: str, run_id: str) -> Run:
-        """The head of a child run when it has ended; executes it in this worker when nobody else does."""
+    async def wait_for_child(self, path: str, run_id: str, subscription: Subscription | None) -> Run:
+        """The head of a child run when it has ended; executes it in this worker when nobody else does.
+
+        `subscription`: made before the child was recorded, when this very attempt recorded it.
+        """
         self._children[path] = run_id
-        with self.bench.bus.subscribe(run_id) as subscription:
-            while True:
-                if not self.bench.bus.owns(run_id):
-                    if self.bench.stopping():
-                        raise Leaving
-                    await self.bench.adopt(run_id)
-                with anyio.move_on_after(LOOK_AGAIN):
-                    head = await self.bench.runs.end_of(run_id, subscription)
-                    del self._children[path]
-                    return head
+        while True:
+            if not self.bench.bus.owns(run_id) and (subscription is None or subscription.ended is None):
+                if self.bench.stopping():
+                    raise Leaving
+                await self.bench.adopt(run_id)
+            with anyio.move_on_after(LOOK_AGAIN):
+                head = await self.bench.runs.end_of(run_id, subscription)
+                del self._children[path]
+                return head
+            subscription = None  # from now on the store is asked as well
 
     async def cancel_children(self, *prefixes: str) -> None:
         """Cancels the child runs of steps whose path begins so; all when no prefix is given."""

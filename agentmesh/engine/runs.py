@@ -18,7 +18,7 @@ from agentmesh.engine.bus import Bus, Subscription
 from agentmesh.engine.definitions import Definition, Definitions
 from agentmesh.engine.guard import LOCAL, Guard, owns, resource_of
 from agentmesh.engine.validators import require_input
-from agentmesh.errors import Conflict, NotFound
+from agentmesh.errors import Conflict, NotFound, StoreError
 
 LOOK_AGAIN = 2.0
 """Seconds after which a waiter reads the store though nobody in this process said that something changed."""
@@ -89,14 +89,43 @@ class Runs:
             owner=principal.subject, tenant=principal.tenant, source=source, key=key, parent=parent,
             parent_path=parent_path, context_id=context_id, message=message, created_at=self._clock(),
         )  # fmt: skip
-        run, new = await self._store.start_run(asked, self._definitions.document(definition))
+        run, new = await self._record(asked, definition)
         if new:
             self._definitions.stored(definition)
-            if parent is None:
-                self._bus.started()
         elif not owns(principal, run) or (run.workflow, run.parent) != (asked.workflow, parent) or run.input != input:
             raise Conflict(f"the key {key!r} was used for another run; use a new key, or the same workflow and input")
         return run, new
+
+    async def _record(self, asked: Run, definition: Definition) -> tuple[Run, bool]:
+        """Records a run and has it claimed in the same commit when this process has a place for it."""
+        document = self._definitions.document(definition)
+        claim = self._bus.claimer(asked.id, asked.parent is not None) if self._bus.claimer is not None else None
+        if claim is None:
+            found = await self._store.start_run(asked, document)
+            self._bus.started()
+            return found
+        found = asked, False
+        failed: StoreError | None = None
+
+        async def start() -> None:
+            nonlocal found, failed
+            try:
+                found = await self._store.start_run(asked, document)
+            except StoreError as error:
+                failed = error
+
+        async def take() -> None:
+            await claim
+
+        # Both are on their way before the store's thread looks: `start_run` first, for a task group starts in order. Shielded: a
+        # caller that leaves now must not leave a claim behind that nobody works on.
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as group:
+                group.start_soon(start)
+                group.start_soon(take)
+        if failed is not None:
+            raise failed
+        return found
 
     def new_id(self) -> str:
         return new_run_id(self._clock(), self._random.randbytes(10))
@@ -156,15 +185,16 @@ class Runs:
         with self._bus.subscribe(run.id) as subscription:
             while True:
                 subscription.changed = False
-                for entry in await self._store.entries(run.id, folder.seq):
+                entries = await self._store.entries(run.id, folder.seq)
+                while subscription.notices:  # before the entries: nothing may follow the terminal one
+                    yield RunEvent(folder.run, None, subscription.notices.popleft())
+                for entry in entries:
                     folder.add(entry)
                     if entry.seq > after:
                         yield RunEvent(folder.run, entry, describe(entry))
                 if folder.state.terminal:
                     return
-                while subscription.notices:
-                    yield RunEvent(folder.run, None, subscription.notices.popleft())
-                if not subscription.changed:
+                if not subscription.changed and not subscription.notices:
                     with anyio.move_on_after(LOOK_AGAIN):
                         await subscription.wait()
 

@@ -203,14 +203,18 @@ async def child(
     message: Mapping[str, Any] | None = None,
 ) -> JSON:
     """Starts (or finds again) the run that does a step's work, and waits for its output."""
-    bench = run.bench
-    started, _ = await bench.runs.begin(
-        run.principal, bench.definitions.pin_child(run.definition, name), given, key=a.key, source="step",
-        context_id=run.run.context_id, message=message, parent=run.run.id, parent_path=a.path,
-    )  # fmt: skip
-    payload = {"run": started.id, "workflow": name} | ({"skill": skill} if skill else {})
-    await run.journal.write(Entry(Kind.STEP_CHILD, a.path, a.number, payload))
-    head = started if started.state.terminal else await run.wait_for_child(a.path, started.id)
+    runs = run.bench.runs
+    run_id = runs.new_id()
+    with run.bench.bus.subscribe(run_id) as subscription:  # first: the child may end before its start is heard of
+        started, new = await runs.begin(
+            run.principal, run.bench.definitions.pin_child(run.definition, name), given, run_id=run_id, key=a.key,
+            source="step", context_id=run.run.context_id, message=message, parent=run.run.id, parent_path=a.path,
+        )  # fmt: skip
+        payload = {"run": started.id, "workflow": name} | ({"skill": skill} if skill else {})
+        await run.journal.write(Entry(Kind.STEP_CHILD, a.path, a.number, payload))
+        head = started
+        if not started.state.terminal:
+            head = await run.wait_for_child(a.path, started.id, subscription if new else None)
     if head.state is RunState.COMPLETED:
         return head.output
     error = head.error or {}

@@ -55,8 +55,12 @@ class Worker:
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._carry, self._store.changes())
             self._tasks.start_soon(self._say_alive)
+            self._bus.claimer = self._place_for
             task_status.started()
-            await self._claim_until_stopped()
+            try:
+                await self._claim_until_stopped()
+            finally:
+                self._bus.claimer = None
             with anyio.move_on_after(GRACE):
                 while self._active:
                     self._idle = anyio.Event()
@@ -90,6 +94,27 @@ class Worker:
         if run_id not in self._active:
             for claim in await self._store.claim(self.name, limit=1, lease=self._lease, only=[run_id]):
                 self._begin(claim)
+
+    def _place_for(self, run_id: str, child: bool) -> Awaitable[None] | None:
+        """See `Bus.claimer`."""
+        if child:
+            return self._adopt_new(run_id, 0)
+        if self._roots >= self._concurrency:
+            return None
+        self._roots += 1  # the place is kept until the claim is in
+        return self._adopt_new(run_id, 1)
+
+    async def _adopt_new(self, run_id: str, kept: int) -> None:
+        try:
+            for claim in await self._store.claim(self.name, limit=1, lease=self._lease, only=[run_id]):
+                if self._bus.claimer is not None:
+                    self._begin(claim)
+                else:  # the worker stopped meanwhile
+                    await self._store.release(run_id, claim.epoch)
+        except StoreError:
+            log.exception("run %s could not be claimed; it is when the store answers again", run_id)
+        finally:
+            self._roots -= kept
 
     def _begin(self, claim: Claim) -> None:
         execution = Execution(self._bench, claim)
