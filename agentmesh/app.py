@@ -43,6 +43,7 @@ from agentmesh.engine import Engine, build_engine
 from agentmesh.errors import ServeError
 from agentmesh.http.auth import Guard, check_bind
 from agentmesh.http.health import health_routes
+from agentmesh.http.problems import HANDLERS
 from agentmesh.settings import Settings
 
 log = logging.getLogger("agentmesh")
@@ -94,7 +95,7 @@ async def open_app(
                 )
             )
             routes = (await _import("agentmesh.a2a.server")).build_a2a(engine, settings, url)
-            a2a.give(Starlette(routes=routes))
+            a2a.give(Starlette(routes=routes, exception_handlers=HANDLERS))
             await anyio.sleep_forever()
 
     root = Starlette(
@@ -105,7 +106,8 @@ async def open_app(
             Route("/a2a", a2a),
             Route("/a2a/{path:path}", a2a),
             Mount("/v1", api),
-        ]
+        ],
+        exception_handlers=HANDLERS,
     )
     deployed = mesh.file.models if settings.models else {}
     async with (
