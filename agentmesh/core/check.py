@@ -271,14 +271,17 @@ class _ServerChecker(Checker):
         function = self.python((*path, "python"))
         if function is None or function.parameters is None:
             return
-        given = tool.input.get("properties", {})
+        schema = self.world.sound(tool.input)
+        if not schema:
+            return
+        given = schema.get("properties", {})
         where: Path = (*path, "input") if self.document.get((*path, "input")) is not None else path
         for name in given if isinstance(given, Mapping) else ():
             if name not in function.parameters:
                 hint = closest(name, function.parameters) or f"; it takes {', '.join(function.parameters) or 'nothing'}"
                 self.fault((*where, "properties", name), f"{tool.python!r} takes no {name!r}{hint}", key=True)
         for name in function.required:
-            if name not in tool.input.get("required", ()):
+            if name not in schema.get("required", ()):
                 self.fault(where, f"{tool.python!r} needs {name!r}, which the input does not require", key=True)
 
     def workflow_tool(self, path: Path, tool: ToolSpec) -> None:
@@ -286,8 +289,8 @@ class _ServerChecker(Checker):
         if message := self.world.unknown("workflows", tool.workflow or "", workflows):
             self.fault((*path, "workflow"), message)
         elif tool.workflow and tool.workflow in workflows and "input" in tool.model_fields_set:
-            wanted = workflows[tool.workflow].input
-            given = {"properties": tool.input.get("properties", {})}
+            wanted = self.world.sound(workflows[tool.workflow].input)
+            given = {"properties": self.world.sound(tool.input).get("properties", {})}
             self.arguments((*path, "input"), given, wanted, f"workflow {tool.workflow!r}")
 
 

@@ -43,6 +43,16 @@ class World:
     visited: set[tuple[str, Path]] = field(default_factory=set)
     """Strings that were checked as expressions or templates, by file and path."""
 
+    _sound: dict[int, bool] = field(default_factory=dict)
+
+    def sound(self, schema: JsonSchema | None) -> JsonSchema:
+        """A schema of another file, or {} when there is none or it has faults of its own, told where it stands."""
+        if schema is None:
+            return DYN
+        if id(schema) not in self._sound:
+            self._sound[id(schema)] = not schema_faults(schema, expressions=True)
+        return schema if self._sound[id(schema)] else DYN
+
     def unknown(self, kind: str, name: str, among: Mapping[str, Any]) -> str | None:
         """What to say of a name that nothing has; None when it is known, or may be."""
         hint = closest(name, among)

@@ -204,9 +204,11 @@ class FlowChecker(Checker):
             self.fault((*path, "tool"), message)
         if name not in tools:
             return DYN
-        self.arguments(self.with_path(path), given, tools[name].input_schema, f"tool {name!r}")
+        self.arguments(self.with_path(path), given, self.world.sound(tools[name].input_schema), f"tool {name!r}")
         spec = self.world.mesh.specs.get(name)
-        return tools[name].output_schema or (STRING if spec is not None and spec.llm is not None else DYN)
+        if tools[name].output_schema is None and spec is not None and spec.llm is not None:
+            return STRING
+        return self.world.sound(tools[name].output_schema)
 
     def verb_llm(self, step: Step, path: Path, types: Any, visible: Any, facts: Facts, given: JsonSchema) -> JsonSchema:
         scope = {**types, "steps": _object(visible)}
@@ -252,8 +254,8 @@ class FlowChecker(Checker):
             return DYN
         target = skills[agent.skill]
         if kinds(message) == {"object"}:
-            self.arguments((*at, "message"), message, target.input_schema, f"skill {agent.skill!r}")
-        return self.world.mesh.workflows[target.workflow].output_schema or DYN
+            self.arguments((*at, "message"), message, self.world.sound(target.input_schema), f"skill {agent.skill!r}")
+        return self.world.sound(self.world.mesh.workflows[target.workflow].output_schema)
 
     def dynamic_skill(self, path: Path, result: JsonSchema) -> None:
         self.fault(path, f"a skill chosen by an expression is {NOT_BUILT}; use a switch with one agent step per skill")
@@ -266,8 +268,8 @@ class FlowChecker(Checker):
             self.fault((*path, "workflow"), problem)
         if name not in workflows:
             return DYN
-        self.arguments(self.with_path(path), given, workflows[name].input, f"workflow {name!r}")
-        return workflows[name].output_schema or DYN
+        self.arguments(self.with_path(path), given, self.world.sound(workflows[name].input), f"workflow {name!r}")
+        return self.world.sound(workflows[name].output_schema)
 
     def verb_map(self, step: Step, path: Path, types: Any, visible: Any, facts: Facts, given: JsonSchema) -> JsonSchema:
         if step.map is None:
