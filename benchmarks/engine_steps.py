@@ -78,7 +78,7 @@ async def measure(folder: Path, kind: str) -> float:
         (synchronous,) = database.execute("PRAGMA journal_mode").fetchone()
     if rows != STEPS * RUNS or synchronous != "wal":
         raise SystemExit(f"{rows} steps are in the database (journal_mode {synchronous}), not {STEPS * RUNS}")
-    return rows / took
+    return float(rows / took)
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ class ScriptedModel:
         text = said if isinstance(said, str) else json.dumps(said)
         asked = sum(len(str(message.get("content", "")).split()) for message in request.messages)
         pieces = text.split(" ") if request.stream else [text]
-        for i, piece in enumerate(pieces[:-1]):
+        for piece in pieces[:-1]:
             yield ChatChunk(text=piece + " ")
         yield ChatChunk(
             text=pieces[-1], finish_reason="stop", model=f"{request.model}@{self._revision}",

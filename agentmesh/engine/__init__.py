@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random as random_
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 

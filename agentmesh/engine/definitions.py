@@ -67,7 +67,7 @@ class Definition:
         return found
 
     def _facts_of(self, step: Step) -> Facts:
-        annotations = self.tools[step.tool].annotations if step.tool in self.tools else {}
+        annotations: Mapping[str, Any] = {} if step.tool is None else self.tools[step.tool].annotations
         if step.effect is not None:
             writes = step.effect == "write"
         elif step.tool is not None:

@@ -20,6 +20,7 @@ from agentmesh.core.model import Usage
 from agentmesh.core.policy import Action
 from agentmesh.core.run import JSON, Entry, Kind, Run, RunState, StepState, Why, usage_to_json
 from agentmesh.core.store import Claim, Store
+from agentmesh.core.verdict import Outcome
 from agentmesh.core.workflow import Step, seconds
 from agentmesh.engine.attempts import GiveUp, Plan, Try
 from agentmesh.engine.budget import Budget
@@ -34,7 +35,6 @@ from agentmesh.engine.runs import LOOK_AGAIN, Runs
 from agentmesh.engine.steps import VERBS, Attempt, Done
 from agentmesh.engine.tools import Tools
 from agentmesh.engine.validators import check_output, faults
-from agentmesh.core.verdict import Outcome
 from agentmesh.errors import Fail, InvalidOutput, LeaseLost, MeshError, StepError, StepTimeout, StoreError
 
 log = logging.getLogger("agentmesh.engine")

@@ -213,11 +213,11 @@ class Runs:
         `subscription`: made before the run was recorded, so that a run that ends in this process costs no read of the store.
         """
         if subscription is None:
-            with self._bus.subscribe(run_id) as subscription:
+            with self._bus.subscribe(run_id) as own:
                 head = await self._store.get_run(run_id)
                 if head is None:
                     raise NotFound(f"there is no run {run_id!r}")
-                return head if head.state.terminal else await self.end_of(run_id, subscription)
+                return head if head.state.terminal else await self.end_of(run_id, own)
         while subscription.ended is None:
             with anyio.move_on_after(LOOK_AGAIN):
                 await subscription.wait_end()

@@ -215,7 +215,7 @@ class Scheduler:
             raise
         except MeshError as error:
             entry.error = error.message
-            log.error("%s could not be started for %s: %s", entry.name, iso(instant), error.message)
+            log.warning("%s could not be started for %s: %s", entry.name, iso(instant), error.message)
         else:
             entry.run, entry.error = run.id, None
 

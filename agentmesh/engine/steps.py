@@ -185,7 +185,7 @@ async def agent(run: Execution, a: Attempt) -> Done:
     part = {"data": content} if isinstance(content, Mapping) else {"text": _text(content)}
     given = input_of([part], run.definition.workflows[name].input, spec.skill)
     run.authorize(Action("agents.send", f"agent:{spec.skill}", given))
-    message = {
+    message: dict[str, JSON] = {
         "messageId": a.key, "role": "agent", "parts": [part], "contextId": run.run.context_id, "taskId": None,
         "metadata": {},
     }  # fmt: skip

@@ -206,7 +206,8 @@ def _cut(text: str, length: int = _LENGTH) -> str:
 
 def _explain(error: ValidationError) -> str:
     """What is expected, without the value when it may be long."""
-    expected = error.validator_value
+    expected: Any = error.validator_value
+    instance: Any = error.instance
     match error.validator:
         case "type":
             types = expected if isinstance(expected, list) else [expected]
@@ -219,10 +220,10 @@ def _explain(error: ValidationError) -> str:
             return _cut(f"must be {expected!r}")
         case "maxLength" | "minLength":
             bound = "at most" if error.validator == "maxLength" else "at least"
-            return f"must have {bound} {expected} characters, this has {len(error.instance)}"
+            return f"must have {bound} {expected} characters, this has {len(instance)}"
         case "maxItems" | "minItems":
             bound = "at most" if error.validator == "maxItems" else "at least"
-            return f"must have {bound} {expected} items, this has {len(error.instance)}"
+            return f"must have {bound} {expected} items, this has {len(instance)}"
         case "pattern":
             return _cut(f"must match {expected}")
         case "anyOf" | "oneOf":

@@ -15,7 +15,6 @@ from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.memory_model import ScriptedModel
 from agentmesh.core.agent import Skill
 from agentmesh.core.mesh import Mesh, MeshFile
-from agentmesh.core.model import Model
 from agentmesh.core.policy import PolicyFile, Principal
 from agentmesh.core.run import Entry, Kind, Run
 from agentmesh.core.store import Store

@@ -17,7 +17,7 @@ from tests.engine.meshes import LOCAL, mesh, serving, workflow
 
 pytestmark = pytest.mark.anyio
 
-A2A = {"a2a": {}}
+A2A: dict[str, Any] = {"a2a": {}}
 ECHO = workflow("echo", {"id": "a", "set": "${{ input }}"}, on=A2A)
 TWO = workflow(
     "two", {"id": "a", "set": "${{ input }}"}, on=A2A,

@@ -32,7 +32,10 @@ async def asked(script: Any, *steps: Mapping[str, Any], **more: Any) -> tuple[Ru
 
 async def test_the_schema_takes_its_enum_from_the_step_before() -> None:
     """The model decodes under the candidates, and cannot invent one."""
-    step = {"id": "q", "llm": {"system": "Be brief.", "prompt": "Where? ${{ input.text }}", "output": PLACE, "max_tokens": 9}}
+    step = {
+        "id": "q",
+        "llm": {"system": "Be brief.", "prompt": "Where? ${{ input.text }}", "output": PLACE, "max_tokens": 9},
+    }
     run, model = await asked([{"place": "b.py:2"}], CUT, step)
     assert run.output == {"place": "b.py:2"}
     (request,) = model.requests
@@ -95,7 +98,12 @@ async def test_escalation_asks_the_other_model_afresh() -> None:
     model = ScriptedModel(["no"] * 9)
     async with serving(mesh(workflow("w", step)), model=model) as engine:
         run = await finished(engine, "w")
-        assert [(r.model, len(r.messages)) for r in model.requests] == [("tiny", 1), ("tiny", 3), ("large", 1), ("large", 3)]
+        assert [(r.model, len(r.messages)) for r in model.requests] == [
+            ("tiny", 1),
+            ("tiny", 3),
+            ("large", 1),
+            ("large", 3),
+        ]
         assert [e.payload["why"] for e in await journal(engine, run, Kind.STEP_STARTED)] == [
             "first", "repair", "escalate", "repair",
         ]  # fmt: skip

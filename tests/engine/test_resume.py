@@ -17,9 +17,8 @@ from agentmesh.adapters.sql.store import open_store
 from agentmesh.core.context import Context
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.model import ChatRequest
-from agentmesh.core.run import Entry, Kind, RunState
+from agentmesh.core.run import Kind, RunState
 from agentmesh.core.store import Store
-from agentmesh.core.workflow import Workflow
 from agentmesh.errors import StoreError
 from tests.engine.meshes import LOCAL, Clock, mesh, serving, workflow
 
@@ -183,7 +182,7 @@ async def crash_and_go_on(opening: Opening, last: int, *, made: bool) -> bool:
         mortal = Mortal(store, last, made=made)
         run_id = None
         with anyio.fail_after(20):
-            async with serving(of, store=mortal, model=world.model(), functions=world.functions, clock=clock) as engine:  # type: ignore[arg-type]
+            async with serving(of, store=mortal, model=world.model(), functions=world.functions, clock=clock) as engine:
                 try:
                     run = await engine.runs.start(LOCAL, "whole", {"text": "hello"}, key="one")
                     run_id = run.id
@@ -211,7 +210,7 @@ async def crash_and_go_on(opening: Opening, last: int, *, made: bool) -> bool:
         with anyio.fail_after(20):
             async with serving(
                 of, store=Mortal(store, 10_000, made=True), model=world.model(), functions=world.functions, clock=clock
-            ) as engine:  # type: ignore[arg-type]
+            ) as engine:
                 run = await engine.runs.start(LOCAL, "whole", {"text": "hello"}, key="one")
                 run = await engine.runs.wait(LOCAL, run.id)
         assert run.state is RunState.COMPLETED, run.error

@@ -29,7 +29,14 @@ def at(text: str) -> float:
 
 def ticking(**entry: Any) -> Any:
     """A mesh whose workflow `tick` has one cron entry."""
-    return mesh(workflow("tick", {"id": "f", "python": "t:f"}, on={"cron": [{"schedule": "*/10 * * * *"} | entry]}, input={"type": "object"}))
+    return mesh(
+        workflow(
+            "tick",
+            {"id": "f", "python": "t:f"},
+            on={"cron": [{"schedule": "*/10 * * * *"} | entry]},
+            input={"type": "object"},
+        )
+    )
 
 
 async def started(engine: Engine) -> list[str]:
@@ -272,7 +279,9 @@ def test_summer_time(schedule: str, after: str, expected: list[str]) -> None:
 async def test_summer_time_through_the_scheduler() -> None:
     """A month of hours around the change, one run a day."""
     clock = Clock(at("2026-10-20T00:00:00"))
-    engine = build(ticking(schedule="30 2 * * *", timezone="Europe/Berlin", overlap="allow"), MemoryStore(clock=clock), clock)
+    engine = build(
+        ticking(schedule="30 2 * * *", timezone="Europe/Berlin", overlap="allow"), MemoryStore(clock=clock), clock
+    )
     while clock.now < at("2026-10-30T00:00:00"):
         clock.now += await engine.scheduler.tick()
     days = await started(engine)

@@ -56,7 +56,7 @@ async def test_a_context_says_which_run_and_keeps_values() -> None:
         ctx.put("n", ctx.state.get("n", 0) + 1)
         if fail:
             raise Fail("no")
-        return ctx.state.get("n", 0)
+        return int(ctx.state.get("n", 0))
 
     good = workflow("count", {"id": "c", "python": "t:count"})
     bad = workflow("bad", {"id": "c", "python": "t:count", "with": {"fail": True}})

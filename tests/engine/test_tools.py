@@ -28,7 +28,9 @@ CLASSIFY: dict[str, Any] = {
     "on_invalid": [{"repair": 1}, "fail"],
 }
 COUNT: dict[str, Any] = {"description": "Counts.", "input": TEXT, "python": "t:count", "output": {"type": "integer"}}
-ECHO = workflow("echo", {"id": "a", "set": "${{ input.text }}"}, {"id": "b", "set": "${{ steps.a.output }}"}, on={"mcp": {}})
+ECHO = workflow(
+    "echo", {"id": "a", "set": "${{ input.text }}"}, {"id": "b", "set": "${{ steps.a.output }}"}, on={"mcp": {}}
+)
 
 
 async def test_a_question_is_a_run_of_one_step() -> None:
@@ -93,7 +95,10 @@ async def test_a_function_passes_through() -> None:
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(ValueError("bug"), "ValueError: bug"), ("wrong type", "answered what does not pass its checks: output: must be integer")],
+    [
+        (ValueError("bug"), "ValueError: bug"),
+        ("wrong type", "answered what does not pass its checks: output: must be integer"),
+    ],
 )
 async def test_a_function_that_fails_is_a_result(error: Any, text: str) -> None:
     """Its exception as a sentence, or what is wrong with its answer."""

@@ -195,7 +195,9 @@ async def test_a_run_ends_though_its_files_have_changed_or_gone() -> None:
     ask = {"description": "a", "llm": {"prompt": "Old: ${{ input.q }}"}}
     clock = Clock()
     store = MemoryStore(clock=clock)
-    async with serving(mesh(inner, outer, tools={"ask": ask}), functions={"t:a": a}, store=store, clock=clock) as engine:
+    async with serving(
+        mesh(inner, outer, tools={"ask": ask}), functions={"t:a": a}, store=store, clock=clock
+    ) as engine:
         run = await engine.runs.start(LOCAL, "outer", {"text": ""})
         await begun.wait()
     go.set()
