@@ -1,6 +1,7 @@
 # One command for each thing. `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help setup serve test test-fast test-real check e2e bench train eval lock clean
 py := .venv/bin/python
 HOST ?= 127.0.0.1
