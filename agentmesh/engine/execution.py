@@ -444,11 +444,10 @@ class Execution:
             error = error_of(fault)
             if isinstance(fault, StepTimeout) and facts.writes and not facts.idempotent:
                 error.pop("retry", None)  # it may have acted before its time was over
-            return {"usage": usage_to_json(usage), "error": error}, None
-        payload: dict[str, JSON] = {
-            "usage": usage_to_json(usage),
-            "verdicts": [v.to_json() for v in done.verdicts],
-        }
+            return {"usage": _spent(usage), "error": error}, None
+        payload: dict[str, JSON] = {"usage": _spent(usage)}
+        if done.verdicts:
+            payload["verdicts"] = [v.to_json() for v in done.verdicts]
         if done.model is not None:
             payload |= {"model": done.model, "prompt_hash": done.prompt_hash}
         if done.text is not None:
@@ -504,6 +503,14 @@ _STATES = {
     Kind.RUN_FAILED: RunState.FAILED,
     Kind.RUN_CANCELED: RunState.CANCELED,
 }
+
+
+def _spent(usage: Usage) -> dict[str, JSON]:
+    """A usage as rows keep it: what is nothing is left out, for there are many rows."""
+    kept = {name: value for name, value in usage_to_json(usage).items() if value}
+    if "seconds" in kept:
+        kept["seconds"] = round(kept["seconds"], 6)
+    return kept
 
 
 def _inner(scope: Scope) -> Scope:

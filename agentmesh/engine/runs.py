@@ -138,15 +138,16 @@ class Runs:
     async def list(self, principal: Principal, where: RunFilter) -> RunPage:
         """Heads of the principal's runs, newest first; tenant and owner of `where` are overruled by who asks.
 
-        Runs that the principal may not read are left out, so that a page may hold fewer than `limit`.
+        Runs that the principal may not list are left out, so that a page may hold fewer than `limit`. PolicyDenied when `where` names
+        such a workflow.
         """
-        resource = "workflow:*" if where.workflow is None else resource_of(where.workflow)
-        self._guard.authorize(principal, Action("runs.list", resource, listing=True))
+        if where.workflow is not None:
+            self._guard.authorize(principal, Action("runs.list", resource_of(where.workflow), listing=True))
         owner = where.owner if principal.subject == LOCAL else principal.subject
         page = await self._store.list_runs(replace(where, tenant=principal.tenant, owner=owner))
         allowed: dict[str, bool] = {}
         for name in {run.workflow for run in page.runs}:
-            allowed[name] = self._guard.allows(principal, Action("runs.read", resource_of(name), listing=True))
+            allowed[name] = self._guard.allows(principal, Action("runs.list", resource_of(name), listing=True))
         return replace(page, runs=tuple(run for run in page.runs if allowed[run.workflow]))
 
     async def journal(self, principal: Principal, run_id: str, after: int = 0) -> Sequence[Entry]:

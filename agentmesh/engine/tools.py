@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from anyio import CapacityLimiter
 
 from agentmesh.core.context import Context
@@ -50,6 +51,7 @@ class Tools:
         self._guard = guard
         self._bus = bus
         self._functions = functions
+        self._resolved: dict[str, Callable[..., Any]] = {}
         self._threads = CapacityLimiter(THREADS)
 
     def list(self, principal: Principal) -> list[Tool]:
@@ -141,7 +143,7 @@ class Tools:
         notify: Callable[[str], None] = lambda _: None,
     ) -> tuple[JSON, dict[tuple[str, str], Any]]:
         """Calls an installed function: its result as JSON, and the values it wants kept."""
-        function = self._functions(name)
+        function = await self._resolve(name)
         context = Context(
             key=key, folder=self._mesh.folder, run_id=None if run is None else run.id,
             state=await self._store.scan(state_scope) if wants_context(function) else None,
@@ -151,6 +153,12 @@ class Tools:
         return as_json(result, f"the result of {name}"), {
             (state_scope, k): as_json(v, f"the value {k!r} of {name}") for k, v in context.puts.items()
         }
+
+    async def _resolve(self, name: str) -> Callable[..., Any]:
+        function = self._resolved.get(name)
+        if function is None:  # importing somebody's package may take seconds
+            function = self._resolved[name] = await anyio.to_thread.run_sync(self._functions, name)
+        return function
 
     async def _run(
         self, principal: Principal, definition: Definition, call: ToolCall, source: str, on_progress: OnProgress | None
