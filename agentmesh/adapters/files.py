@@ -18,10 +18,11 @@ from pydantic import BaseModel
 import agentmesh
 from agentmesh.adapters.file_schemas import schemas
 from agentmesh.adapters.yaml_document import MAX_BYTES, read_yaml
-from agentmesh.core.check import Function, Project, check, fill_secrets
+from agentmesh.core.check import Function, Project, check
 from agentmesh.core.inference import closest
 from agentmesh.core.mesh import Mesh, MeshFile, assemble
 from agentmesh.core.policy import PolicyFile
+from agentmesh.core.secret import fill_secrets
 from agentmesh.core.shape import Source, read_shape
 from agentmesh.core.tool import ServerFile
 from agentmesh.core.workflow import Workflow

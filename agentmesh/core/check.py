@@ -5,11 +5,9 @@ The files were read and have (mostly) their shape; nothing runs here, and nothin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
@@ -17,13 +15,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from cronsim import CronSim, CronSimError
 
 from agentmesh.core.checker import NOT_BUILT, Checker, Function, World
-from agentmesh.core.document import Document, Path, strings
+from agentmesh.core.document import Document, Path
 from agentmesh.core.flow import RUN_TYPES, FlowChecker
-from agentmesh.core.inference import DYN, STRING, closest
+from agentmesh.core.inference import DYN, closest
 from agentmesh.core.mesh import Mesh, MeshFile, offered_name
 from agentmesh.core.model import Model
-from agentmesh.core.policy import ACTIONS, KINDS, PolicyFile
+from agentmesh.core.policy import PolicyFile
+from agentmesh.core.rule import PolicyChecker
 from agentmesh.core.schema import schema_faults, validator
+from agentmesh.core.secret import check_strays
 from agentmesh.core.shape import Source
 from agentmesh.core.tool import ServerFile, ToolSpec
 from agentmesh.core.workflow import Schedule, Workflow
@@ -58,6 +58,7 @@ def check(
     """
     world = World(mesh, find_function, _unsure(project), _declared(project))
     _unique(project, world)
+    _endless(project, world)
     if project.mesh is not None:
         _MeshChecker(world, project.mesh).check(project.mesh.value, find_weights)
     for server in project.servers:
@@ -66,10 +67,10 @@ def check(
         _TriggerChecker(world, workflow).check(workflow)
         FlowChecker(world, workflow).check()
     for policy in project.policies:
-        _PolicyChecker(world, policy).check(policy.value)
+        PolicyChecker(world, policy).check(policy.value)
     sources: list[Source[Any]] = [*project.servers, *project.workflows, *project.policies]
     for source in [*([project.mesh] if project.mesh is not None else []), *sources]:
-        _stray_expressions(world, source, secrets)
+        check_strays(world, source, secrets)
     return world.faults
 
 
@@ -127,6 +128,44 @@ def _unique(project: Project, world: World) -> None:
             claim("tool", value.on.mcp.name or value.name, workflow, ("on", "mcp"), key=True)
         if value.on.a2a is not None:
             claim("skill", value.on.a2a.skill or value.name, workflow, ("on", "a2a"), key=True)
+
+
+def _endless(project: Project, world: World) -> None:
+    """Workflows that start themselves again whatever happens: a run of them would never end."""
+    mesh = world.mesh
+
+    def targets(workflow: Workflow) -> list[tuple[Path, str]]:
+        """What the steps start that are always reached."""
+        found: list[tuple[Path, str]] = []
+        for i, step in enumerate(workflow.steps):
+            if step.if_ is not None:
+                continue
+            if step.workflow is not None:
+                found.append((("steps", i, "workflow"), step.workflow))
+            elif step.agent is not None and step.agent.skill is not None and step.agent.skill in mesh.skills:
+                found.append((("steps", i, "agent", "skill"), mesh.skills[step.agent.skill].workflow))
+            elif step.tool is not None and step.tool in mesh.tools:
+                spec = mesh.specs.get(step.tool)
+                name = mesh.tools[step.tool].source.removeprefix("workflow:") if spec is None else spec.workflow
+                if name is not None:
+                    found.append((("steps", i, "tool"), name))
+        return found
+
+    for source in project.workflows:
+        start = source.value.name
+        for path, first in targets(source.value):
+            waiting: list[tuple[str, tuple[str, ...]]] = [(first, (start, first))]
+            seen = {first}
+            while waiting:
+                name, way = waiting.pop()
+                if name == start:
+                    message = f"the workflow would start itself again and never end: {' -> '.join(way)}; put an `if` before it"
+                    world.faults.append(source.document.fault(path, message))
+                    break
+                for _, following in targets(mesh.workflows[name]) if name in mesh.workflows else ():
+                    if following not in seen:
+                        seen.add(following)
+                        waiting.append((following, (*way, following)))
 
 
 class _MeshChecker(Checker):
@@ -331,133 +370,3 @@ class _TriggerChecker(Checker):
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """A moment to try cron lines at; any will do."""
-
-POLICY_TYPES: Mapping[str, Any] = {
-    "input": DYN,
-    "action": STRING,
-    "resource": STRING,
-    "principal": {
-        "type": "object",
-        "properties": {"subject": STRING, "tenant": STRING, "claims": {"type": "object"}},
-        "additionalProperties": False,
-    },
-}
-"""What `when` of a rule may read."""
-
-
-class _PolicyChecker(Checker):
-    """A file in policies/."""
-
-    def check(self, policy: PolicyFile) -> None:
-        for name in ("limits", "guards"):
-            if self.document.get((name,)):
-                self.fault((name,), f"`{name}` are {NOT_BUILT}; there are rules that allow and deny", key=True)
-        for i, rule in enumerate(policy.rules):
-            path: Path = ("rules", i)
-            given = [e for e in ("allow", "deny", "approve", "redact") if self.document.get((*path, e)) is not None]
-            for effect in given:
-                if effect in ("approve", "redact"):
-                    self.fault((*path, effect), f"`{effect}` rules are {NOT_BUILT}; there are allow and deny", key=True)
-            if len(given) != 1:
-                says = f"this has {' and '.join(given)}" if given else "this has neither"
-                self.fault(path, f"a rule either allows or denies; {says}")
-            for effect in given:
-                actions = self.document.get((*path, effect))
-                for n, action in enumerate(actions if isinstance(actions, list) else [actions]):
-                    self.action((*path, effect, n) if isinstance(actions, list) else (*path, effect), action)
-            for n, resource in enumerate(rule.on):
-                self.resource((*path, "on", n), resource)
-            for n, role in enumerate(rule.to or ()):
-                if role not in policy.roles:
-                    self.fault(
-                        (*path, "to", n), f"unknown role {role!r}{closest(role, policy.roles) or self.roles(policy)}"
-                    )
-            if rule.when is not None:
-                self.expression((*path, "when"), POLICY_TYPES, boolean=True)
-        for i, case in enumerate(policy.cases):
-            self.action(("cases", i, "do"), case.do, exact=True)
-            self.resource(("cases", i, "on"), case.on)
-            if case.as_ not in policy.roles and ":" not in case.as_ and case.as_ != "local":
-                hint = closest(case.as_, policy.roles) or "; or write a subject such as token:ide-1"
-                self.fault(("cases", i, "as"), f"unknown role {case.as_!r}{hint}")
-
-    def roles(self, policy: PolicyFile) -> str:
-        return f"; this file has {', '.join(policy.roles)}" if policy.roles else "; this file has no roles"
-
-    def action(self, path: Path, action: Any, *, exact: bool = False) -> None:
-        if not isinstance(action, str):
-            return
-        known = action in ACTIONS if exact else any(fnmatchcase(a, action) for a in ACTIONS)
-        if not known:
-            self.fault(
-                path, f"unknown action {action!r}{closest(action, ACTIONS) or '; there are ' + ', '.join(ACTIONS)}"
-            )
-
-    def resource(self, path: Path, resource: str) -> None:
-        kind, separator, name = resource.partition(":")
-        if resource == "*":
-            return
-        if not separator or not (kind in KINDS or "*" in kind):
-            hint = closest(kind, KINDS) or f"; write KIND:NAME with {', '.join(KINDS)}"
-            self.fault(path, f"{resource!r} names no kind of thing{hint}")
-            return
-        mesh = self.world.mesh
-        among: Mapping[str, Mapping[str, Any]] = {
-            "tool": mesh.tools, "workflow": mesh.workflows, "agent": mesh.skills, "model": mesh.file.models,
-        }  # fmt: skip
-        exact = not set(name) & set("*?[")
-        if exact and kind in among:
-            names = "skills" if kind == "agent" else f"{kind}s"
-            if message := self.world.unknown(names, name, among[kind]):
-                self.fault(path, message)
-
-
-def _stray_expressions(world: World, source: Source[Any], secrets: frozenset[str]) -> None:
-    """`${{ }}` where nothing would fill it in, and secrets where they may not stand or are not set."""
-    document = source.document
-    for path, text in strings(document.value):
-        if any(path[: len(p)] == p for p in source.removed if p):
-            continue
-        if "${{" not in text or (document.file, path) in world.visited:
-            if "${{" in text and "secrets." in text:
-                world.faults.append(document.fault(path, _WHERE_SECRETS_STAND))
-            continue
-        offset = text.index("${{")
-        if "secrets." not in text:
-            world.faults.append(
-                document.fault(path, "an expression may not stand here: nothing would fill it in", offset=offset)
-            )
-        elif not _may_hold_secret(path):
-            world.faults.append(document.fault(path, _WHERE_SECRETS_STAND, offset=offset))
-        else:
-            for name in secret_names(text):
-                if name is None:
-                    world.faults.append(document.fault(path, "write ${{ secrets.NAME }}", offset=offset))
-                elif name not in secrets:
-                    variable = f"AGENTMESH_SECRET_{name}"
-                    world.faults.append(
-                        document.fault(
-                            path,
-                            f"the secret {name} is not set: give it in the environment as {variable}",
-                            offset=offset,
-                        )
-                    )
-
-
-_WHERE_SECRETS_STAND = "a secret may stand only in `key`, `token`, `headers` and `env`"
-
-
-def _may_hold_secret(path: Path) -> bool:
-    return bool(path) and (path[-1] in ("key", "token") or any(p in ("headers", "env") for p in path[:-1]))
-
-
-def secret_names(text: str) -> list[str | None]:
-    """Names of the secrets in a text; None for an expression that is not one secret."""
-    found = re.findall(r"\$\{\{(.*?)\}\}", text)
-    matches = [re.fullmatch(r"\s*secrets\.([A-Za-z_][A-Za-z0-9_]*)\s*", inner) for inner in found]
-    return [m[1] if m else None for m in matches]
-
-
-def fill_secrets(text: str, secrets: Mapping[str, str]) -> str:
-    """A text with its secrets in place."""
-    return re.sub(r"\$\{\{\s*secrets\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}", lambda m: secrets[m[1]], text)

@@ -294,3 +294,21 @@ def test_a_cron_input_must_fit_the_workflow(tmp_path: Path) -> None:
         "does not fit the workflow's input: 'folder' is a required property",
         "does not fit the workflow's input: unknown: 'fodler'; did you mean 'folder'?",
     ]
+
+
+def test_a_workflow_that_starts_itself_for_ever_is_a_fault(tmp_path: Path) -> None:
+    """Directly or through others; behind an `if` it may."""
+    agent = "{id: x, agent: {skill: b, message: {}}%s}"
+    files = {
+        "workflows/a.yaml": f"name: a\nsteps: [{agent % ''}]\n",
+        "workflows/b.yaml": "name: b\non: {a2a: {}}\nsteps: [{id: x, tool: t}]\n",
+        "servers/t.yaml": "name: t\nprefix: false\ntools: {t: {description: x, workflow: a}}\n",
+    }
+    found = faults(tmp_path, files)
+    assert sorted(f.file for f in found) == ["workflows/a.yaml", "workflows/b.yaml"]
+    assert "never end: a -> b -> a" in found[0].message
+    guarded = {
+        **files,
+        "workflows/a.yaml": f"name: a\nsteps: [{agent % ', if: run.source != 12.0'}]\n".replace("12.0", "'step'"),
+    }
+    assert faults(tmp_path, guarded) == []
