@@ -146,7 +146,7 @@ class Child:
             progress, why = self._cluster.progress(name), "no reason given"
             if progress.startswith("failed: "):
                 why = cause_of(progress.removeprefix("failed: "), self._given.home.logs / f"{name}.log")
-                progress = f"it did not start ({why}); trying once more"
+                progress = f"it did not start: {why}"
             if urls:
                 self._set(name, state=ModelState.READY, message="", urls=urls, replicas=len(urls))
             elif application["status"] == "DEPLOY_FAILED":

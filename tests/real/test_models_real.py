@@ -149,6 +149,28 @@ async def test_a_killed_server_leaves_the_model_warm(mesh):
             assert models.attached
 
 
+async def test_two_meshes_live_on_one_machine(mesh, tmp_path):
+    """Each has ports and processes of its own; stopping one leaves the other warm."""
+    write_model(tmp_path / "weights", seed=2)
+    try:
+        async with child(mesh) as first:
+            await first.wait_ready("tiny")
+            async with child(tmp_path, keep_models=False) as second:
+                with anyio.fail_after(150):
+                    assert await ask(second)
+                assert await ask(first)
+                assert not set(first.status()["tiny"].urls) & set(second.status()["tiny"].urls)
+                assert {address for _, address, _ in listeners(marked(home_of(tmp_path).mesh_id))} <= {
+                    "127.0.0.1",
+                    "::1",
+                }
+            assert marked(home_of(tmp_path).mesh_id) == []
+            assert await ask(first)
+    finally:
+        end_marked(home_of(tmp_path).mesh_id)
+        home_of(tmp_path).remove_runs()
+
+
 @pytest.mark.parametrize("victim", ["VLLM::EngineCore", "raylet", "child"])
 async def test_what_is_killed_comes_back_and_calls_are_answered(mesh, victim):
     """kill -9 of the engine, of the raylet, of the child: a call made at that moment waits and is answered."""
