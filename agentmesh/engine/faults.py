@@ -23,6 +23,10 @@ class StepFailed(Exception):
         self.error = error
 
 
+class Leaving(Exception):
+    """The worker stops: the run goes back to the store between two steps. Never leaves the engine."""
+
+
 def error_of(error: BaseException) -> dict[str, JSON]:
     """{code, message} of an exception, for journal and callers: one sentence, no traceback.
 
