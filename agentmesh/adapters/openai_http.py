@@ -129,7 +129,7 @@ class OpenAiHttp:
             if model.url is None:
                 raise ModelFailed(f"model {name!r} has neither `deploy` nor `url`; give one in agentmesh.yaml")
             return model.url.rstrip("/")
-        if self._deployed is None:
+        if self._deployed is None or name not in self._deployed.status():
             raise ModelFailed(f"model {name!r} is not deployed: this server was started without models")
         urls = await self._deployed.wait_ready(name, progress, max(0.0, seconds))
         return urls[0] if len(urls) == 1 else min(urls, key=lambda url: self._in_flight.get(url, 0))

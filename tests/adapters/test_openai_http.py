@@ -330,6 +330,9 @@ async def test_what_cannot_be_asked_says_what_to_do():
             await collect(backend, ChatRequest("tiny", ASK))
         with pytest.raises(ModelFailed, match="neither `deploy` nor `url`"):
             await collect(backend, ChatRequest("empty", ASK))
+    async with OpenAiHttp({"other": tiny()["tiny"]}, Replicas("http://127.0.0.1:1/v1")) as backend:
+        with pytest.raises(ModelFailed, match="'other' is not deployed: this server was started without models"):
+            await collect(backend, ChatRequest("other", ASK))
     async with endpoint(reply({"hello": "world"})) as served, OpenAiHttp(hosted(served.url)) as backend:
         with pytest.raises(ModelUnavailable, match="sent no chat completion; is `url` right"):
             await collect(backend, ChatRequest("hosted", ASK))
