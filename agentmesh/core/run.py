@@ -77,14 +77,14 @@ class Kind(StrEnum):
     RUN_COMPLETED = "run.completed"  # {output}
     RUN_FAILED = "run.failed"  # {error: {code, message, path}}
     RUN_CANCELED = "run.canceled"  # {by}
-    STEP_STARTED = "step.started"  # {verb, why}; an attempt begins
+    STEP_STARTED = "step.started"  # {verb, why}; an attempt begins; a switch adds `choice`, a map `items`
     STEP_INTENT = "step.intent"  # {key}; durable before a step that changes the outside world
     STEP_CHILD = "step.child"  # {run, workflow, skill?}; the run that does this step's work
     STEP_ATTEMPT = (
-        "step.attempt"  # {model, prompt_hash, output, verdicts, usage, error?}; ends an attempt, not the step
+        "step.attempt"  # {model, prompt_hash, output or text, verdicts, usage, error?}; ends an attempt, not the step
     )
     STEP_COMPLETED = "step.completed"  # {verb, output}; `state` writes of the step are committed with it
-    STEP_FAILED = "step.failed"  # {error: {code, message}, tolerated: bool}
+    STEP_FAILED = "step.failed"  # {verb, error: {code, message, path?}, tolerated: bool}
     STEP_SKIPPED = "step.skipped"  # {reason}
 
 

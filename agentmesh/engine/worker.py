@@ -22,6 +22,8 @@ from agentmesh.errors import StoreError
 log = logging.getLogger("agentmesh.engine")
 POLL = 1.0
 """Seconds between claims when nobody in this process started a run: for runs whose worker died, or of another process."""
+QUICK = 4
+"""Runs at once up to which each is claimed as it is recorded, one commit sooner. Past it, claiming many together costs half as much."""
 GRACE = 5.0
 """Seconds that steps in flight get when the worker stops."""
 
@@ -42,6 +44,9 @@ class Worker:
         self._heartbeat = heartbeat
         self._active: dict[str, Execution] = {}
         self._roots = 0
+        """Places taken, by runs that no step started."""
+        self._full = False
+        """Somebody may be waiting in the store for a place."""
         self._stopping = anyio.Event()
         self._idle = anyio.Event()
         self._tasks: TaskGroup
@@ -84,9 +89,11 @@ class Worker:
             if free > 0:
                 try:
                     for claim in await self._store.claim(self.name, limit=free, lease=self._lease):
+                        free -= claim.run.parent is None
                         self._begin(claim)
                 except StoreError:
                     log.exception("no run could be claimed; trying again in %s s", POLL)
+            self._full = free <= 0
             with anyio.move_on_after(POLL):
                 await self._bus.wait_started()
 
@@ -99,7 +106,8 @@ class Worker:
         """See `Bus.claimer`."""
         if child:
             return self._adopt_new(run_id, 0)
-        if self._roots >= self._concurrency:
+        if self._roots >= min(QUICK, self._concurrency):
+            self._full = self._full or self._roots >= self._concurrency
             return None
         self._roots += 1  # the place is kept until the claim is in
         return self._adopt_new(run_id, 1)
@@ -114,7 +122,13 @@ class Worker:
         except StoreError:
             log.exception("run %s could not be claimed; it is when the store answers again", run_id)
         finally:
-            self._roots -= kept
+            self._free_places(kept)
+
+    def _free_places(self, count: int) -> None:
+        self._roots -= count
+        if self._full and self._roots < self._concurrency:
+            self._full = False
+            self._bus.started()
 
     def _begin(self, claim: Claim) -> None:
         execution = Execution(self._bench, claim)
@@ -135,9 +149,7 @@ class Worker:
             if self._active.get(run.id) is execution:
                 del self._active[run.id]
                 self._bus.disown(run.id)
-            self._roots -= run.parent is None
-            if run.parent is None and self._roots == self._concurrency - 1:
-                self._bus.started()  # a place is free
+            self._free_places(int(run.parent is None))
             if not self._active:
                 self._idle.set()
 
