@@ -45,6 +45,7 @@ def set_up(level: str = "info", secrets: Iterable[str] = (), stream: TextIO | No
     logging.getLogger("agentmesh").setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.NOTSET)
         logging.getLogger(name).propagate = True
     # A request each is `debug`'s business.
     logging.getLogger("uvicorn.access").setLevel(logging.INFO if level == "debug" else logging.WARNING)
