@@ -71,7 +71,7 @@ HELD = {
     "noun": """recipe meal kitchen harvest tree orchard beehive colony voyage ship cargo harbour pilot flight runway
         patient ward dose clinic student course exam grade lesson tariff meter turbine grid kiln vase glaze loom yarn
         pattern choir song stanza poem lens aperture shutter planet orbit comet spectrum""",
-    "verb": """plan brew measure graft steer weigh enrol mark bake spin tune expose track predict rank blend archive
+    "verb": """plan brew measure graft steer weigh enrol mark bake spin tune expose predict rank blend archive
         dispatch reconcile summarize tally""",
     "adj": """weekly warm early spare heavy narrow bright quiet foreign annual brittle nested""",
     "pkg": """pantry meadow navy lyceum foundry concert observatory mill almanac infirmary quarry""",

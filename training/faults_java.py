@@ -106,7 +106,7 @@ def _junit(rng: random.Random, held: bool) -> Case:
         [("§        assertEquals({x}, {f}(3));", "expected:<"), ("§        assertTrue({f}(3) > 99);", "AssertionError")]
         if not held else [("§        assertEquals(\"{n}\", {x}, {f}(3));", "expected:<"), ("§        fail(\"{n} missing\");", "{n} missing"), ("§        assertNull(Integer.valueOf({f}(3)));", "expected null")]
     )  # fmt: skip
-    source = _Source(rng, held, ("junit", "assertion", "        return {a} + 1;", check[1], ""))
+    source = _Source(rng, held, ("junit-more" if held else "junit", "assertion", "        return {a} + 1;", check[1], ""))
     test = rng.choice([source.words.camel() + "Works", "test" + source.words.cls()])
     body = check[0].format(x=rng.randint(5, 99), **source.names)
     main = f"\n    @Test\n    public void {test}() {{\n{body}\n    }}\n\n    @Test\n    public void fine() {{\n        assertTrue(true);\n    }}\n"

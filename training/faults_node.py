@@ -160,7 +160,7 @@ def _test(rng: random.Random, held: bool, run: str) -> Case:
     if run in ("npm-test", "jest"):
         files["package.json"] = '{"name": "web", "version": "0.3.1", "scripts": {"test": "node --test test/"}}\n'
     command = {"node-test": "node --test test/", "node-test-tap": "node --test --test-reporter=tap test/", "npm-test": "npm test", "mocha": "mocha", "mocha-r": "mocha --reporter dot 'test/*.spec.js'", "jest": "jest"}[run]
-    return Case(f"node/check/{run}", run.split("-")[0], files, command, "assertion", ("AssertionError", "expect(", "ERR_ASSERTION", "Expected values", "evaluated to a falsy"), (title, f"{group} {title}", f"{group} › {title}"))
+    return Case(f"node/check{'-more' if held else ''}/{run}", run.split("-")[0], files, command, "assertion", ("AssertionError", "expect(", "ERR_ASSERTION", "Expected values", "evaluated to a falsy"), (title, f"{group} {title}", f"{group} › {title}"))
 
 
 def _syntax(rng: random.Random, held: bool, fault: tuple[str, str, str]) -> Case:

@@ -60,7 +60,8 @@ def _pip(rng: random.Random, held: bool) -> Case:
     off = "--no-index --find-links ."
     where: dict[str, object] = {"file": None, "line": None}
     keys: tuple[str, ...] = ("No matching distribution found", "Could not find a version")
-    cause, subjects = "dependency", (bare, missing)
+    cause = "dependency"
+    subjects: tuple[str, ...] = (bare, missing)
     target = "--target out --no-cache-dir"
     if kind in ("arg", "arg-quiet"):
         command = f"{wheel}; {_VENV} install {'-q' if held else ''} {off} {target} {good} {missing}"
@@ -110,7 +111,9 @@ def _npm(rng: random.Random, held: bool) -> Case:
     quiet = "--no-audit --no-fund --fetch-retries 0"
     path = "/" + name.replace("/", "%2f")
     where: dict[str, object] = {"file": None, "line": None}
-    cause, subjects = "dependency", (name,)
+    cause = "dependency"
+    subjects: tuple[str, ...] = (name,)
+    keys: tuple[str, ...]
 
     def served(answers: str, command: str) -> str:
         return f"python3.11 .registry.py '{answers}' '{command}'"

@@ -110,6 +110,7 @@ def neutral(log: str, root: str, new: str, rng: random.Random) -> str:
         if new not in match and match not in STDLIBS:
             log = log.replace(match, rng.choice(STDLIBS))
     log = re.sub(r"/(?:root|tmp)/[\w./-]*?/node_modules/", new.rstrip("/") + "/node_modules/", log)
+    log = re.sub(r"/tmp/[\w./-]*?/bin/", "/usr/bin/", log)
     return re.sub(r"/root/\.(?:cargo|rustup|pyenv)/", "/usr/local/", log)
 
 

@@ -27,7 +27,7 @@ def choose(model: LlamaForCausalLM, tokenizer: Tokenizer, samples: list[dataset.
     return [said[index] for index in range(len(samples))]
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _batch(model: LlamaForCausalLM, tokenizer: Tokenizer, samples: list[dataset.Sample]) -> list[dict[str, str]]:
     """One question after the other: each option's tokens are scored after the answers before it, and the likeliest stays.
 
@@ -76,7 +76,7 @@ def _last(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
     return logits
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def write(model: LlamaForCausalLM, tokenizer: Tokenizer, samples: list[dataset.Sample]) -> list[dict[str, Any]]:
     """Answers written freely from the log, without candidates and without a constraint; what is no JSON counts as empty."""
     answers = []

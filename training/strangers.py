@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from training.case import Case
 
@@ -11,7 +12,7 @@ def _case(name: str, tool: str, files: dict[str, str], command: str, cause: str,
     return Case(f"stranger/{name}", tool, files, command, cause, tuple(keys.split("|")), tuple(filter(None, subjects.split("|"))), **more)  # type: ignore[arg-type]
 
 
-_NO_PLACE: dict[str, object] = {"file": None, "line": None}
+_NO_PLACE: dict[str, Any] = {"file": None, "line": None}
 
 
 def cases() -> Iterator[Case]:

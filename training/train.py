@@ -36,7 +36,7 @@ Encoded = tuple[list[int], int]  # tokens, where the answer begins
 Prepared = tuple[list[Encoded], list[dataset.Sample], str]
 
 
-def variants(count: int, seed: int, faults_out: set[str]) -> list[dataset.Sample]:
+def variants(count: int, seed: int, faults_out: set[str], blurred: bool) -> list[dataset.Sample]:
     """Each log `count` times: with other words in it, and inside other surroundings; balanced between causes."""
     rng = random.Random(seed)
     found = []
@@ -53,7 +53,7 @@ def variants(count: int, seed: int, faults_out: set[str]) -> list[dataset.Sample
             log = dataset.decorate(changed["log"], rng, False) if rng.random() < 0.6 else changed["log"]
             made = dataset.sample(changed, log)
             if made.right["quote"]:
-                found.append(made)
+                found.append(dataset.blur(made, rng) if blurred else made)
         if number % 1000 == 0:
             left = (time.monotonic() - started) / number * (len(records) - number)
             print(f"samples: {number}/{len(records)} logs, {left:.0f} s left", file=sys.stderr, flush=True)
@@ -101,7 +101,8 @@ def loss_of(model: LlamaForCausalLM, batch: list[Encoded], lm_weight: float) -> 
     hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
     target, weight = ids[:, 1:], weight[:, 1:]
     answer = weight == 1.0
-    loss = functional.cross_entropy(model.lm_head(hidden[answer]), target[answer])
+    # A few tokens of an answer carry it, the rest is punctuation: without the factor the log's own text would lead.
+    loss = 5 * functional.cross_entropy(model.lm_head(hidden[answer]), target[answer])
     if lm_weight:
         some = (weight == lm_weight) & (torch.rand_like(weight) < 0.15)
         loss = loss + lm_weight * functional.cross_entropy(model.lm_head(hidden[some]), target[some])
@@ -124,10 +125,10 @@ def agree(spent: float) -> float:
     """The first worker's clock, so that all stop at the same step."""
     clock = torch.tensor([spent], dtype=torch.float64)
     torch.distributed.broadcast(clock, 0)
-    return clock.item()
+    return float(clock.item())
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def measure(model: LlamaForCausalLM, tokenizer: Tokenizer, samples: list[dataset.Sample]) -> str:
     """Shares of right answers under the schema's constraint."""
     model.eval()
@@ -147,12 +148,13 @@ def main() -> None:
     parser.add_argument("--name", default="final", help="of the checkpoint, to try things beside each other")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--variants", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=5000)
+    parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--lm", type=float, default=0.3)
     parser.add_argument("--dev", type=int, default=0, help="keep every nth fault out of training and measure on it")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--blur", action=argparse.BooleanOptionalAction, default=True, help="take away some of the rules' help")
     parser.add_argument("--free", action="store_true", help="a model that writes its answer without candidates, to compare with")
     parser.add_argument("--start", default="", help="weights to start from")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each: faster on two cores than two threads")
@@ -184,7 +186,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     if args.resume and cache.exists():
         samples = pickle.loads(cache.read_bytes())
     else:
-        samples = variants(args.variants, 5, out)
+        samples = variants(args.variants, 5, out, args.blur)
         cache.write_bytes(pickle.dumps(samples))
     if args.start:
         tokenizer = Tokenizer.from_file(str(Path(args.start) / "tokenizer.json"))
@@ -224,7 +226,7 @@ def work(rank: int, args: argparse.Namespace, prepared: Prepared) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
-                loss = loss_of(model, batch, args.lm * (1 - part) if part < 0.9 else 0.0)
+                loss = loss_of(model, batch, args.lm * max(0.0, 1 - 2 * part))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if args.workers > 1:
