@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 import anyio
@@ -32,10 +33,10 @@ class Limit:
         """Whether the time was over, and what stood inside was cancelled for it."""
         return self._scope is not None and self._scope.cancelled_caught
 
-    def extend(self) -> None:
-        """The time begins anew."""
-        if self._scope is not None and self._seconds is not None:
-            self._scope.deadline = anyio.current_time() + self._seconds
+    def suspend(self) -> None:
+        """From now on the time does not run: somebody else keeps it."""
+        if self._scope is not None:
+            self._scope.deadline = math.inf
 
 
 UNLIMITED = Limit(None)

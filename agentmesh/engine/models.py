@@ -18,7 +18,7 @@ from agentmesh.errors import NotFound
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. `usage.seconds` is the time from asking to the last byte, loading included."""
+    """A whole answer. `usage.seconds` is the backend's own count, which leaves out the wait for a model that loads."""
 
     text: str
     usage: Usage
@@ -58,7 +58,8 @@ class Models:
                 usage = chunk.usage or usage
                 finish_reason = chunk.finish_reason or finish_reason
                 model = chunk.model or model
-        return Answer("".join(text), replace(usage, seconds=monotonic() - begun), finish_reason, model)
+        seconds = usage.seconds or monotonic() - begun
+        return Answer("".join(text), replace(usage, seconds=seconds), finish_reason, model)
 
     def status(self) -> Mapping[str, ModelStatus]:
         """Where each model stands now."""

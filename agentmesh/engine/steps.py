@@ -39,8 +39,8 @@ class Attempt:
     key: str
     """`RUN/PATH`: the same for every attempt."""
     timeout: float | None
-    extend: Callable[[], None]
-    """Lets the timeout begin anew."""
+    suspend: Callable[[], None]
+    """Leaves the timeout to the model's backend."""
     model: str | None = None
     prior: Payload | None = None
 
@@ -76,7 +76,8 @@ async def llm(run: Execution, a: Attempt) -> Done:
 
     def on_progress(line: str) -> None:
         run.notice(f"{a.path}: {line}")
-        a.extend()  # the time of an answer begins when the model is there to give it
+        # The model is still loading. The time of an answer begins when it is there to give it, which its backend knows and keeps.
+        a.suspend()
 
     answer = await run.bench.models.ask(request, on_progress)
     output: JSON = answer.text

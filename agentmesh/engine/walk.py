@@ -264,7 +264,7 @@ class Walk:
                 try:
                     with limit:
                         attempt = Attempt(
-                            step, path, number, scope, key, bound, limit.extend, follows.model, follows.prior
+                            step, path, number, scope, key, bound, limit.suspend, follows.model, follows.prior
                         )
                         done = await VERBS[facts.verb](self._run, attempt)
                         usage = done.usage
@@ -276,7 +276,10 @@ class Walk:
                 finally:
                     if facts.verb not in _BY_CHILDREN:
                         usage = Usage(
-                            usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, monotonic() - begun
+                            usage.prompt_tokens,
+                            usage.completion_tokens,
+                            usage.cached_tokens,
+                            usage.seconds or monotonic() - begun,
                         )
                     reservation.tokens_spent = usage.tokens
                     reservation.seconds_spent = usage.seconds

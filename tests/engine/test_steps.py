@@ -298,14 +298,20 @@ async def test_a_write_is_not_repeated_after_a_timeout(effect: str, tries: int) 
 
 
 async def test_a_timeout_begins_when_the_model_is_there() -> None:
-    """Loading is not the step's fault: each line of progress begins the time anew."""
+    """Loading is not the step's fault: from its first line on the backend keeps the time."""
 
     async def answer(_: ChatRequest) -> str:
+        with anyio.move_on_after(0.05):
+            await anyio.sleep_forever()
         return "there"
 
-    model = ScriptedModel(answer, loading=["a", "b"])
-    assert (await outcome({"id": "q", "llm": {"prompt": "?"}, "timeout": 5}, model=model)).output == "there"
-    assert model.requests[0].timeout == 5
+    step = {"id": "q", "llm": {"prompt": "?"}, "timeout": 0.01}
+    model = ScriptedModel(answer, loading=["loading weights"])
+    assert (await outcome(step, model=model)).output == "there"
+    assert model.requests[0].timeout == 0.01
+    run = await outcome(step, model=ScriptedModel(answer))
+    assert run.error is not None
+    assert run.error["code"] == "timeout"
 
 
 async def test_a_timeout_around_a_block_cancels_the_child_inside() -> None:
