@@ -20,6 +20,8 @@ from pathlib import Path
 MARK = "AGENTMESH_MESH_ID"
 PROC = Path("/proc")
 _PR_SET_CHILD_SUBREAPER = 36
+_EXEC_TIME = 2.0
+"""Seconds after its start in which a process without an environment may be one that is only getting it."""
 
 
 def become_subreaper() -> None:
@@ -50,9 +52,18 @@ def process(pid: int) -> Process | None:
 
 
 def marked(mesh_id: str, spare: Iterable[int] = ()) -> list[int]:
-    """Pids of the running processes that carry the mesh's mark, without `spare`."""
-    mark, spared = f"{MARK}={mesh_id}".encode(), set(spare)
-    found = []
+    """Pids of the running processes that carry the mesh's mark, without `spare`.
+
+    A process is missing for the moment in which it executes its program: it has no environment then.
+    """
+    return _scan(mesh_id, set(spare))[0]
+
+
+def _scan(mesh_id: str, spared: set[int]) -> tuple[list[int], bool]:
+    """(the marked processes, whether some process is so new that it cannot be told yet)."""
+    mark = f"{MARK}={mesh_id}".encode()
+    newest = (time.clock_gettime(time.CLOCK_BOOTTIME) - _EXEC_TIME) * os.sysconf("SC_CLK_TCK")
+    found, unclear = [], False
     for entry in os.scandir(PROC):
         if not entry.name.isdigit() or int(entry.name) in spared:
             continue
@@ -60,11 +71,14 @@ def marked(mesh_id: str, spare: Iterable[int] = ()) -> list[int]:
             environment = Path(entry.path, "environ").read_bytes()
         except OSError:
             continue  # another user's, or gone: not ours either way
-        if mark in environment.split(b"\0"):
+        if not environment or mark in environment.split(b"\0"):
             stat = _stat(int(entry.name))
             if stat is not None and stat[0] not in "ZX":
-                found.append(int(entry.name))
-    return found
+                if environment:
+                    found.append(int(entry.name))
+                else:
+                    unclear = unclear or stat[1] > newest  # older ones are the kernel's own
+    return found, unclear
 
 
 def end_marked(mesh_id: str, spare: Iterable[int] = (), seconds: float = 10.0) -> list[int]:
@@ -77,7 +91,7 @@ def end_marked(mesh_id: str, spare: Iterable[int] = (), seconds: float = 10.0) -
     deadline = time.monotonic() + seconds
     quiet = 0
     while True:
-        left = marked(mesh_id, spared)
+        left, unclear = _scan(mesh_id, spared)
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -85,7 +99,7 @@ def end_marked(mesh_id: str, spare: Iterable[int] = (), seconds: float = 10.0) -
         for pid in killed:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)  # ours, when we are its parent or the subreaper; never anybody else's child
-        quiet = 0 if left else quiet + 1
+        quiet = 0 if left or unclear else quiet + 1
         if quiet >= 2 or time.monotonic() > deadline:
             return left
         time.sleep(0.05)
