@@ -30,6 +30,7 @@ from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from agentmesh import __version__
+from agentmesh.adapters.ipv4 import refuse_ipv6
 from agentmesh.adapters.model_link import LINE_LIMIT, PROTOCOL, Home, Spec, specs_from_json, to_line
 from agentmesh.adapters.processes import MARK, become_subreaper, end_marked, process
 from agentmesh.adapters.ray_deploy import Cluster, ClusterLost, cause_of
@@ -316,5 +317,7 @@ def serve(child: Child) -> None:
 
 def main() -> int:
     given = read_arguments()
+    if given.address is None:  # a cluster that we join may live on IPv6
+        refuse_ipv6()
     serve(Child(given, Cluster(given.home, given.run, given.address)))
     return 0
