@@ -72,6 +72,7 @@ class RawChat:
 
     def __init__(self, url: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         parts = urlsplit(url)
+        self.origin = f"{parts.scheme}://{parts.netloc}"
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         data = json.dumps(body).encode()
         lines = [f"POST {parts.path} HTTP/1.1", f"host: {parts.netloc}", "content-type: application/json"]
