@@ -128,18 +128,19 @@ def free_answer(sample: Sample) -> str:
 def blur(sample: Sample, rng: random.Random) -> Sample:
     """The sample with some of the rules' help taken away, as logs do whose words the rules do not know.
 
-    Hints become `other` or vanish, and now and then the order of the candidates says nothing: so the model learns to read.
+    Hints become `other`, words become unknown ones under a hint that is right, and now and then the order of the candidates
+    says nothing: so the model learns what to go by when it cannot go by the words it knows.
     """
     text, right = sample.prompt, dict(sample.right)
     draw = rng.random()
-    if draw < 0.22:
-        keep = rng.random() < 0.5
-        text = re.sub(r"\|(?:" + "|".join(CAUSES) + r") Q", "|other Q" if keep else "|Q", text)
-    elif draw < 0.3:
-        text = re.sub(r"\|(?:" + "|".join(CAUSES) + r") (Q\d)", lambda m: f"|{rng.choice(CAUSES)} {m.group(1)}" if rng.random() < 0.3 else m.group(0), text)
+    if draw < 0.08:
+        text = re.sub(r"\|(?:" + "|".join(CAUSES) + r") Q", "|other Q", text)
+    elif draw < 0.42 and right["quote"] and re.search(rf"\|{right['cause'][0]} {right['quote'][0]}\b", text):
+        # Words that nobody knows, under a hint that is right.
+        text = re.sub(r"^.*(?= \|[a-z]+ Q\d)", lambda m: re.sub(r"[A-Za-z]{4,}", lambda w: _word(rng) if rng.random() < 0.6 else w.group(0), m.group(0)), text, flags=re.MULTILINE)
     for kind, key in (("Q", "quote"), ("P", "place"), ("S", "subject")):
         labels = [label for label in sample.cut[key + "s"] if not label.endswith("0")]
-        if len(labels) > 1 and rng.random() < 0.12:
+        if len(labels) > 1 and rng.random() < 0.06:
             other = dict(zip(labels, rng.sample(labels, len(labels)), strict=True))
             text = re.sub(rf"(?<=[ |]){kind}\d(?=[ \n]|$)", lambda m, other=other: other.get(m.group(0), m.group(0)), text)  # type: ignore[misc]
             right[key] = sorted(other.get(label, label) for label in right[key])
