@@ -30,7 +30,7 @@ AGENTS = {
 def cut(log: str) -> dict[str, Any]:
     """The lines that matter, with labels, and what each label stands for.
 
-    `text` is for the prompt; `quotes`, `places` and `subjects` are labels for the `enum` of the answer, where P0 and S0 mean
+    `text` is for the prompt; `causes` are those to choose from; `quotes`, `places` and `subjects` are labels for the `enum` of the answer, where P0 and S0 mean
     that there is none (Q0 only stands in a log without lines); `table` holds their meaning; `rules` is what rules alone would answer.
     """
     lines = log_lines.read(log)
@@ -61,6 +61,7 @@ def cut(log: str) -> dict[str, Any]:
     first = next(iter(quoted), None)
     return {
         "text": text,
+        "causes": _causes([hints[at] for at in quoted if at in hints]),
         "quotes": [f"Q{n}" for n in range(1, len(quoted) + 1)] or ["Q0"],
         "places": [f"P{n}" for n in range(1, len(placed) + 1)] + ["P0"],
         "subjects": [f"S{n}" for n in range(1, len(subjects) + 1)] + ["S0"],
@@ -120,6 +121,16 @@ def _own(hint: tuple[str, int], at: int, lines: list[Line], places: list[Place])
     if match := re.search(r"unresolved import `([^`]+)`", text):
         return ("import" if match.group(1).startswith(("crate", "self", "super")) else "dependency", 3)
     return hint
+
+
+def _causes(hints: list[tuple[str, int]]) -> list[str]:
+    """The causes that the quotes speak for, and those that are easily taken for them; every cause where no word is known."""
+    said = [cause for cause, strength in hints if strength]
+    if not set(said) - {"other"}:
+        return list(log_hints.CAUSES)
+    near = {"import": ("dependency",), "dependency": ("import",), "type": ("syntax",), "syntax": ("type",)}
+    found = [cause for name in said for cause in (name, *near.get(name, ()))]
+    return list(dict.fromkeys([*found, "other"]))
 
 
 def _quotes(lines: list[Line], hints: dict[int, tuple[str, int]], places: list[Place]) -> list[int]:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - lines of logs stay as tools print them
 """The shipped weights, asked about logs that everybody has seen. The constraint of the schema is applied by training.scoring."""
 
 from __future__ import annotations
