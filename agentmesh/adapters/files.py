@@ -106,6 +106,10 @@ class _Reader:
 
     def _read(self, path: Path, name: str, model: type[T]) -> Source[T] | None:
         try:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                # Opening a pipe waits for its writer, for ever where there is none.
+                self.faults.append(Fault(name, 0, 0, "cannot be read: it is not a regular file"))
+                return None
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
             if len(data) > MAX_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,16 @@ def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
     (fault,) = caught.value.faults
     assert fault.file == "workflows/big.yaml"
     assert "more than 262,144" in fault.message
+
+
+def test_a_pipe_among_the_files_is_a_fault(tmp_path: Path) -> None:
+    """What is no regular file is named, not opened: opening a pipe would wait for ever."""
+    (tmp_path / "agentmesh.yaml").write_text("name: acme\n")
+    (tmp_path / "workflows").mkdir()
+    os.mkfifo(tmp_path / "workflows" / "pipe.yaml")
+    with pytest.raises(ProjectError) as caught:
+        load_mesh(tmp_path, Secrets())
+    assert [f.message for f in caught.value.faults] == ["cannot be read: it is not a regular file"]
 
 
 def test_a_function_is_looked_at_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
