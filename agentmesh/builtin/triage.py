@@ -30,7 +30,8 @@ AGENTS = {
 def cut(log: str) -> dict[str, Any]:
     """The lines that matter, with labels, and what each label stands for.
 
-    `text` is for the prompt; `causes` are those to choose from; `quotes`, `places` and `subjects` are labels for the `enum` of the answer, where P0 and S0 mean
+    `text` is for the prompt; `causes` are those to choose from;
+    `quotes`, `places` and `subjects` are labels for the `enum` of the answer, where P0 and S0 mean
     that there is none (Q0 only stands in a log without lines); `table` holds their meaning; `rules` is what rules alone would answer.
     """
     lines = log_lines.read(log)
