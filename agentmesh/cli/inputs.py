@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from agentmesh.errors import InvalidInput
+from agentmesh.settings import Limits
+
+MAX_BYTES = Limits().body
+"""Most that is read of a file: the server refuses a request larger than this, and /dev/zero has no end."""
 
 TYPES: dict[str, type | tuple[type, ...]] = {
     "null": type(None),
@@ -59,7 +63,7 @@ def value(name: str, text: str, schema: Any) -> Any:
         return found
     if "string" in allowed:
         return text
-    raise InvalidInput(f"--input {name} must be {' or '.join(sorted(allowed))}, and {_short(text)} is not")
+    raise InvalidInput(f"{_flag(name)} must be {' or '.join(sorted(allowed))}, and {_short(text)} is not")
 
 
 def _types(schema: Any) -> frozenset[str] | None:
@@ -98,12 +102,18 @@ def _text(name: str, text: str) -> str:
 def _read(name: str, path: str) -> str:
     """A file's text. Logs are not always UTF-8: what is not becomes the replacement character."""
     try:
-        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        if path == "-":
+            content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with Path(path).open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
     except OSError as e:
         reason = (e.strerror or str(e)).lower()
         raise InvalidInput(
-            f"--input {name}: cannot read {path!r}: {reason} (text that begins with @ is written @@)"
+            f"{_flag(name)}: cannot read {path!r}: {reason} (text that begins with @ is written @@)"
         ) from e
+    if len(content) > MAX_BYTES:
+        raise InvalidInput(f"{_flag(name)}: {path!r} has more than {MAX_BYTES:,} bytes, the most that a server takes")
     return content.decode("utf-8", "replace")
 
 
@@ -115,6 +125,11 @@ def _whole(pair: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidInput(f"--input {pair}: the file must hold a JSON object")
     return found
+
+
+def _flag(name: str) -> str:
+    """How a value is called on the command line: an input by its option, TEXT and --data as they are."""
+    return name if name in ("TEXT", "--data") or name.startswith("@") else f"--input {name}"
 
 
 def _known(properties: Any) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentmesh.cli.inputs import parse
+from agentmesh.cli.inputs import MAX_BYTES, parse, value
 from agentmesh.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -67,6 +67,22 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
     schema = {"properties": {"log": {"type": "string"}}}
     assert parse([f"log=@{log}"], schema) == {"log": "first\r\nsecond \ufffd\n"}
     assert parse(["log=@@here"], schema) == {"log": "@here"}
+
+
+def test_a_file_without_an_end_is_not_read_for_ever() -> None:
+    """No more is read than a server would take."""
+    with pytest.raises(InvalidInput, match=f"'/dev/zero' has more than {MAX_BYTES:,} bytes"):
+        parse(["log=@/dev/zero"], {})
+
+
+def test_a_message_is_named_by_its_own_option() -> None:
+    """`agents send` has no --input, so what is wrong there is not called one."""
+    with pytest.raises(InvalidInput) as caught:
+        value("--data", "{bad", {"type": "object"})
+    assert caught.value.message == "--data must be object, and '{bad' is not"
+    with pytest.raises(InvalidInput) as caught:
+        parse(["TEXT=@/no/such/file"], {})
+    assert caught.value.message.startswith("TEXT: cannot read '/no/such/file'")
 
 
 def test_a_whole_object_is_read_from_a_file(tmp_path: Path) -> None:
