@@ -43,7 +43,7 @@ def check_strays(world: World, source: Source[Any], secrets: frozenset[str]) -> 
                     )
 
 
-_PLACES = "a secret may stand only in `key`, `token`, `headers` and `env`"
+_PLACES = "a secret may stand only in `key` of a model"
 
 
 def _may_hold_secret(path: Path) -> bool:
