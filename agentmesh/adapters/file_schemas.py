@@ -47,6 +47,10 @@ def schemas() -> dict[str, dict[str, Any]]:
         for name, part in [(model.__name__, schema), *schema.get("$defs", {}).items()]:
             for key in _NOT_BUILT.get(name.strip("_"), ()):
                 part.get("properties", {}).pop(key, None)
+        for part in schema["properties"].values():
+            if isinstance(part.get("default"), dict) and "$ref" in part:
+                known = schema["$defs"][part["$ref"].rpartition("/")[2]]["properties"]
+                part["default"] = {key: value for key, value in part["default"].items() if key in known}
         title = f"AgentMesh {kind.removesuffix('.yaml')} file"
         found[kind] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
     return found

@@ -124,3 +124,12 @@ def test_the_schemas_refuse_what_check_refuses() -> None:
     assert check.is_valid({"name": "w", "steps": [{"id": "a", "set": 1}]})
     assert not check.is_valid({"name": "w", "steps": [{"id": "a", "sett": 1}]})
     assert not check.is_valid({"name": "w", "steps": [{"id": "a", "http": {}}]})
+
+
+def test_a_default_in_a_schema_fits_that_schema() -> None:
+    """An editor that fills in a default writes nothing that `check` refuses."""
+    for kind, schema in schemas().items():
+        for name, part in schema["properties"].items():
+            if "default" in part:
+                faults = validator({**part, "$defs": schema.get("$defs", {})}).iter_errors(part["default"])
+                assert [f.message for f in faults if part["default"] is not None] == [], (kind, name)
