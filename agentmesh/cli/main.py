@@ -6,6 +6,7 @@ what serving needs.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import typer
 
 from agentmesh import __version__
 from agentmesh.cli import agents, doctor, models, policies, project, runs, schedules, serve, tools
-from agentmesh.cli.options import FAILED, INTERRUPTED, OK, exit_status
+from agentmesh.cli.options import FAILED, INTERRUPTED, OK, WRONG, exit_status
 from agentmesh.cli.output import note
 from agentmesh.errors import MeshError
 
@@ -24,6 +25,16 @@ app = typer.Typer(
     help="MCP tools, A2A agents and durable workflows on models you host yourself.",
     epilog="Exit status: 0 done, 1 the run or tool failed, 2 the command or a file is wrong, 3 no server answers.",
 )  # fmt: skip
+
+_WRITABLE = "give this user the right to write there, or use another folder"
+REMEDIES = {
+    errno.EROFS: _WRITABLE,
+    errno.EACCES: _WRITABLE,
+    errno.EPERM: _WRITABLE,
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room on that disk",
+}
+"""What to do where the file system refuses; nothing of AgentMesh is at fault there."""
 
 
 def _version(asked: bool) -> None:
@@ -74,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as e:
         if "--traceback" in given:
             raise
+        if isinstance(e, OSError) and (remedy := REMEDIES.get(e.errno or 0)):
+            note(f"{e.filename or 'a file'}: {(e.strerror or str(e)).lower()}; {remedy}")
+            sys.exit(WRONG)
         note(f"unexpected {type(e).__name__}: {e} (a fault of AgentMesh; `agentmesh --traceback ...` shows where)")
         status = FAILED
     sys.exit(status)

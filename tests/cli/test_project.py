@@ -88,3 +88,11 @@ def test_published_schemas_are_those_of_the_code(agentmesh: Agentmesh, tmp_path:
     fresh = {p.name: p.read_text() for p in (tmp_path / "schemas").iterdir()}
     assert fresh == {p.name: p.read_text() for p in package.iterdir()}
     assert set(fresh) == {"mesh.json", "server.json", "workflow.json", "policy.json"}
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(agentmesh: Agentmesh) -> None:
+    """What the file system refuses is no fault of the program, and says what to do."""
+    done = agentmesh("check", "--schemas", "/sys/agentmesh")
+    assert done.status == 2
+    assert done.err.startswith("agentmesh: /sys/agentmesh: ")
+    assert done.err.rstrip().endswith("give this user the right to write there, or use another folder")
