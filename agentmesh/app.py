@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sized
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import ModuleType
@@ -194,12 +194,16 @@ def _announce(settings: Settings, mesh: Mesh, token: str) -> None:
     url = address(settings)
     sys.stderr.write(
         f"{mesh.name} is served at {url}\n"
-        f"  MCP    {url}/mcp ({len(mesh.tools)} tools)\n"
-        f"  A2A    {url}/.well-known/agent-card.json ({len(mesh.skills)} skills)\n"
+        f"  MCP    {url}/mcp ({_count(mesh.tools, 'tool')})\n"
+        f"  A2A    {url}/.well-known/agent-card.json ({_count(mesh.skills, 'skill')})\n"
         f"  API    {url}/v1\n"
         "Open to every program on this machine: no identity is configured. Ctrl-C stops it.\n"
     )
     sys.stderr.flush()
+
+
+def _count(things: Sized, noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _withdraw(settings: Settings) -> None:
