@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,9 +91,14 @@ def test_published_schemas_are_those_of_the_code(agentmesh: Agentmesh, tmp_path:
     assert set(fresh) == {"mesh.json", "server.json", "workflow.json", "policy.json"}
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(agentmesh: Agentmesh) -> None:
+def test_a_folder_that_cannot_be_written_is_one_sentence(agentmesh: Agentmesh, tmp_path: Path) -> None:
     """What the file system refuses is no fault of the program, and says what to do."""
-    done = agentmesh("check", "--schemas", "/sys/agentmesh")
+    folder = tmp_path / "fixed"
+    assert agentmesh("init", str(folder)).status == 0
+    shutil.rmtree(folder / ".agentmesh")
+    (folder / ".agentmesh").symlink_to("/sys")
+    done = agentmesh("run", "hello", "--input", "name=x", "--mesh", str(folder))
     assert done.status == 2
-    assert done.err.startswith("agentmesh: /sys/agentmesh: ")
-    assert done.err.rstrip().endswith("give this user the right to write there, or use another folder")
+    last = done.err.splitlines()[-1]
+    assert last.startswith(f"agentmesh: {folder}/.agentmesh/server.log: ")
+    assert last.endswith("; give this user the right to write there, or use another folder")
