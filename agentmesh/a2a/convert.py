@@ -48,6 +48,8 @@ ARTIFACT = "output"
 """artifactId of a task's one artifact."""
 MESSAGE = 2000
 """Longest error message, in characters."""
+CONTEXT = 512
+"""Longest contextId of a client's own, in characters: every run of the conversation is kept and found by it."""
 TEXT, JSON_TYPE = "text/plain", "application/json"
 
 STATES: Mapping[RunState, pb.TaskState] = {
@@ -194,6 +196,8 @@ def to_message(run: Run, message: Mapping[str, Any]) -> pb.Message:
 
 def from_message(wire: pb.Message, context_id: str) -> Message:
     """A message from the wire. `context_id`: for a message that names none."""
+    if len(wire.context_id) > CONTEXT or "\0" in wire.context_id:
+        raise InvalidParamsError(f"message.contextId may have {CONTEXT} characters, and no NUL")
     return Message(
         message_id=wire.message_id,
         role="agent" if wire.role == pb.ROLE_AGENT else "user",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agentmesh.core.agent import Skill
 from agentmesh.core.json_text import write_json
@@ -20,6 +20,16 @@ HEAD_VALUE = 4 * 1024
 """Bytes of JSON of a value that a list of runs still shows."""
 
 
+def _kept(name: str) -> str:
+    if "\0" in name:
+        raise ValueError("holds a NUL, which no database keeps; leave it out")
+    return name
+
+
+Kept = AfterValidator(_kept)
+"""For names that callers give and the store keeps as they are."""
+
+
 class _Body(BaseModel):
     """A request body. Unknown members are refused: a misspelt `imput` must not start a run without input."""
 
@@ -31,7 +41,7 @@ class StartRun(_Body):
 
     workflow: Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
     input: Any = Field(default_factory=dict)
-    key: Annotated[str | None, Field(min_length=1, max_length=KEY_LENGTH)] = None
+    key: Annotated[str, Field(min_length=1, max_length=KEY_LENGTH), Kept] | None = None
 
 
 class CallTool(_Body):
@@ -44,7 +54,7 @@ class SendMessage(_Body):
     skill: Annotated[str | None, Field(min_length=1, max_length=NAME_LENGTH)] = None
     text: str | None = None
     data: dict[str, Any] | None = None
-    context_id: Annotated[str | None, Field(min_length=1, max_length=NAME_LENGTH)] = None
+    context_id: Annotated[str, Field(min_length=1, max_length=NAME_LENGTH), Kept] | None = None
 
 
 class UsageShape(BaseModel):

@@ -87,6 +87,8 @@ BAD_CALLS: list[tuple[Any, int, Any]] = [
     (call("SendMessage", sent(parts=[{"data": {"n": 2**60}}])), -32602, 7),
     (call("SendMessage", sent(parts=[{"data": json.loads("[" * 50 + "]" * 50)}])), -32602, 7),
     (call("SendMessage", {**sent(), "tenant": "acme"}), -32602, 7),
+    (call("SendMessage", sent(contextId="a\0b")), -32602, 7),
+    (call("SendMessage", sent(contextId="c" * 513)), -32602, 7),
     (call("SendMessage", {**sent(), "configuration": {"historyLength": 2**40}}), -32602, 7),
     (call("SendMessage", {**sent(), "configuration": {"acceptedOutputModes": ["image/png"]}}), -32005, 7),
     (call("GetTask", {"id": "x" * 100_000}), -32001, 7),

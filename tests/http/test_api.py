@@ -185,6 +185,8 @@ async def test_a_message_is_sent_to_a_skill(on: Serving) -> None:
     assert data.json()["input"] == {"item": "tea", "count": 1}
     empty = await on.http.post("/v1/agents/send", json={"skill": "order"})
     assert (empty.status_code, empty.json()["code"]) == (422, "invalid_input")
+    talk = await on.http.post("/v1/agents/send", json={"text": "hi", "context_id": "\0"})
+    assert (talk.status_code, talk.json()["errors"][0]["at"]) == (422, "body.context_id")
 
 
 async def test_the_mesh_tells_what_it_has(on: Serving) -> None:
@@ -213,6 +215,7 @@ BAD_BODIES: list[tuple[bytes, int]] = [
     (b"null", 422),
     (b"{}", 422),
     (b'{"workflow": 1}', 422),
+    (b'{"workflow": "shout", "input": {"text": "hi"}, "key": "\\u0000"}', 422),
     (b'{"workflow": "shout", "imput": {}}', 422),
     (b'{"workflow": "shout", "input": {"text": 1}}', 422),
     (b'{"workflow": "shout", "input": []}', 422),
