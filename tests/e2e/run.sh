@@ -1,11 +1,7 @@
 #!/usr/bin/env bash
 # The JavaScript clients against fakes and against the served example mesh. Called by `make e2e`, from the root of the project.
 set -euo pipefail
-for package in tests/e2e/*/package.json; do
-  folder=$(dirname "$package")
-  if [ -f "$folder/package-lock.json" ]; then npm ci --prefix "$folder" --no-audit --no-fund --silent
-  else npm install --prefix "$folder" --no-audit --no-fund --silent --no-package-lock; fi
-done
+npm ci --prefix tests/e2e --no-audit --no-fund --silent
 
 address() { .venv/bin/python -c 'import json; print(json.load(open(".agentmesh/server.json"))["url"])' 2>/dev/null; }
 

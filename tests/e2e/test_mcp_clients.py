@@ -65,7 +65,7 @@ async def test_typescript_has_a_log_triaged(era: str, version: str, tmp_path: Pa
         "    from app.taxes import rate_for\n"
         "ModuleNotFoundError: No module named 'app.taxes'\n"
     )
-    seen = await node(os.environ["AGENTMESH_E2E_URL"], era, "triage", f"log=@{log}")
+    seen = await node(os.environ["AGENTMESH_E2E_URL"] + "/mcp", era, "triage", f"log=@{log}")
     assert seen["version"] == version
     assert seen["isError"] is False
     assert seen["structured"]["cause"] == "import"
