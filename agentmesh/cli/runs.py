@@ -86,7 +86,8 @@ def list_runs(
         (r["id"], r["workflow"], r["state"], r.get("source"), ago(r.get("created_at")), first_line(_error(r), 60))
         for r in page["runs"]
     ]
-    print_table(("RUN", "WORKFLOW", "STATE", "FROM", "STARTED", ""), rows, "no runs yet")
+    none = "no such runs" if workflow or state or cursor else "no runs yet"
+    print_table(("RUN", "WORKFLOW", "STATE", "FROM", "STARTED", ""), rows, none)
     if page.get("next"):
         note(f"{page.get('total', 'more')} in all; the next page: --cursor {page['next']}")
 

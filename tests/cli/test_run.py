@@ -136,6 +136,14 @@ def test_runs_list_shows_a_page(agentmesh: Agentmesh, mesh: Path, server: Fake) 
     assert [r["id"] for r in json.loads(as_json.out)["runs"]] == ["r1", "r2"]
 
 
+def test_an_empty_list_says_whether_it_was_asked_for_less(agentmesh: Agentmesh, mesh: Path, server: Fake) -> None:
+    """A filter that fits nothing does not mean that there are no runs."""
+    server.answer("GET", "/v1/runs", {"runs": [], "next": None, "total": 0})
+    assert agentmesh("runs", "list", "--mesh", str(mesh)).err == "agentmesh: no runs yet\n"
+    for option, value in (("--workflow", "gret"), ("--state", "failed"), ("--cursor", "c")):
+        assert agentmesh("runs", "list", option, value, "--mesh", str(mesh)).err == "agentmesh: no such runs\n"
+
+
 def test_runs_show_takes_the_newest(agentmesh: Agentmesh, mesh: Path, server: Fake) -> None:
     """Without an id the newest run is shown, with its steps."""
     step = {"path": "ask", "verb": "llm", "state": "completed", "attempt": 2, "started_at": 1.0, "ended_at": 1.5}
