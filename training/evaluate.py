@@ -108,7 +108,7 @@ def main() -> None:
         rows["rules without a model"] = [resolve(sample.cut["rules"], sample.cut["table"]) for sample in samples]
         if args.free:
             model, tokenizer = LlamaForCausalLM.from_pretrained(args.free, dtype=torch.float32).eval(), Tokenizer.from_file(str(Path(args.free) / "tokenizer.json"))
-            few = samples[:: max(1, len(samples) // 120)]
+            few = samples[:: max(1, len(samples) // 70)]
             table(f"model without rules ({len(few)} logs)", few, write(model, tokenizer, few))
         rows[f"always {commonest}, no place"] = [{"cause": commonest, "file": None, "line": None, "subject": None, "quotes": []} for _ in samples]
         results[split] = {"logs": len(samples)} | {title: table(title, samples, answers) for title, answers in rows.items()}
