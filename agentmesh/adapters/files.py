@@ -216,6 +216,11 @@ def find_weights(source: str, folder: Path) -> str | None:
             return None
         known = sorted(p.name for p in builtin.iterdir() if p.is_dir() and not p.name.startswith(("_", ".")))
         return f"there is no builtin model {name!r}{closest(name, known) or '; there is ' + ', '.join(known)}"
-    if source.startswith((".", "/", "~")) and not (folder / Path(source).expanduser()).is_dir():
+    if not source.startswith((".", "/", "~")):
+        return None
+    weights = folder / Path(source).expanduser()
+    if not weights.is_dir():
         return f"the folder {source} is missing"
+    if not (weights / "config.json").is_file():
+        return f"the folder {source} holds no model: config.json is missing"
     return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random as random_
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
@@ -18,7 +19,7 @@ from agentmesh.engine.bus import Bus, Subscription
 from agentmesh.engine.definitions import Definition, Definitions
 from agentmesh.engine.guard import LOCAL, Guard, owns, resource_of
 from agentmesh.engine.validators import require_input
-from agentmesh.errors import Conflict, NotFound, StoreError
+from agentmesh.errors import Conflict, MeshError, NotFound
 
 LOOK_AGAIN = 2.0
 """Seconds after which a waiter reads the store though nobody in this process said that something changed."""
@@ -105,13 +106,13 @@ class Runs:
             self._bus.started()
             return found
         found = asked, False
-        failed: StoreError | None = None
+        failed: MeshError | None = None
 
         async def start() -> None:
             nonlocal found, failed
             try:
                 found = await self._store.start_run(asked, document)
-            except StoreError as error:
+            except MeshError as error:
                 failed = error
 
         async def take() -> None:
@@ -177,27 +178,33 @@ class Runs:
     async def watch(self, principal: Principal, run_id: str, *, after: int = 0) -> AsyncIterator[RunEvent]:
         """Entries past `after`, then live ones and notices; ends after the terminal entry. No gap, no repetition."""
         run = await self.get(principal, run_id)
-        async for event in self.follow(run, after=after):
-            yield event
+        async with aclosing(self.follow(run, after=after)) as events:
+            async for event in events:
+                yield event
 
-    async def follow(self, run: Run, *, after: int = 0) -> AsyncIterator[RunEvent]:
-        """Like `watch`, of a run that the caller has been found to own."""
+    async def follow(
+        self, run: Run, *, after: int = 0, subscription: Subscription | None = None
+    ) -> AsyncGenerator[RunEvent, None]:
+        """Like `watch`, of a run that the caller has been found to own.
+
+        `subscription`: made before the run was recorded, so that no line said since then is lost.
+        """
         folder = Folder(as_submitted(run))
-        with self._bus.subscribe(run.id) as subscription:
+        with nullcontext(subscription) if subscription is not None else self._bus.subscribe(run.id) as heard:
             while True:
-                subscription.changed = False
+                heard.changed = False
                 entries = await self._store.entries(run.id, folder.seq)
-                while subscription.notices:  # before the entries: nothing may follow the terminal one
-                    yield RunEvent(folder.run, None, subscription.notices.popleft())
+                while heard.notices:  # before the entries: nothing may follow the terminal one
+                    yield RunEvent(folder.run, None, heard.notices.popleft())
                 for entry in entries:
                     folder.add(entry)
                     if entry.seq > after:
                         yield RunEvent(folder.run, entry, describe(entry))
                 if folder.state.terminal:
                     return
-                if not subscription.changed and not subscription.notices:
+                if not heard.changed and not heard.notices:
                     with anyio.move_on_after(LOOK_AGAIN):
-                        await subscription.wait()
+                        await heard.wait()
 
     async def wait(self, principal: Principal, run_id: str) -> Run:
         """The run when it has ended."""
@@ -272,7 +279,7 @@ def describe(entry: Entry) -> str:
                 return f"{entry.path} attempt {entry.attempt} failed: {error.get('message', '')}"
             failed = sum(v.get("outcome") != "pass" for v in entry.payload.get("verdicts") or ())
             return f"{entry.path} attempt {entry.attempt} " + (
-                f"did not pass {failed} checks" if failed else "answered"
+                f"did not pass {failed} {'check' if failed == 1 else 'checks'}" if failed else "answered"
             )
         case Kind.STEP_COMPLETED:
             return f"{entry.path} completed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from difflib import get_close_matches
 from typing import Any
 
@@ -170,9 +170,10 @@ class Tools:
                     principal, definition, dict(call.arguments), run_id=run_id, key=call.key, source=source
                 )
                 if on_progress is not None:
-                    async for event in self._runs.follow(run):
-                        on_progress(event if event.entry is not None else event.message)
-                        run = event.run
+                    async with aclosing(self._runs.follow(run, subscription=subscription if new else None)) as events:
+                        async for event in events:
+                            on_progress(event if event.entry is not None else event.message)
+                            run = event.run
                 else:
                     run = await self._runs.end_of(run.id, subscription if new else None)
             except anyio.get_cancelled_exc_class():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentmesh.adapters.files import find_function, load_mesh, schemas
+from agentmesh.adapters.files import find_function, find_weights, load_mesh, schemas
 from agentmesh.adapters.yaml_document import read_yaml
 from agentmesh.core.policy import run_cases
 from agentmesh.core.schema import validator
@@ -133,3 +133,13 @@ def test_a_default_in_a_schema_fits_that_schema() -> None:
             if "default" in part:
                 faults = validator({**part, "$defs": schema.get("$defs", {})}).iter_errors(part["default"])
                 assert [f.message for f in faults if part["default"] is not None] == [], (kind, name)
+
+
+def test_a_models_folder_must_hold_a_model(tmp_path: Path) -> None:
+    """A folder that is missing, and one without config.json, are faults before anything heavy starts."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole/config.json").write_text("{}")
+    assert find_weights("./gone", tmp_path) == "the folder ./gone is missing"
+    assert find_weights("./empty", tmp_path) == "the folder ./empty holds no model: config.json is missing"
+    assert find_weights("./whole", tmp_path) is None

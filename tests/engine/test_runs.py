@@ -47,6 +47,14 @@ async def test_an_unknown_workflow_gets_the_nearest_name() -> None:
             await engine.runs.start(LOCAL, "ecoh", {"text": ""})
 
 
+async def test_a_key_no_database_takes_is_the_callers_mistake() -> None:
+    """A NUL in a key is InvalidInput itself, not a group of errors, and nothing is recorded."""
+    async with serving(mesh(ECHO)) as engine:
+        with pytest.raises(InvalidInput):
+            await engine.runs.start(LOCAL, "echo", {"text": "x"}, key="a\0b")
+        assert (await engine.runs.list(LOCAL, RunFilter())).total == 0
+
+
 async def test_a_key_starts_one_run() -> None:
     """The same key gives the same run; with another input it is a conflict."""
     async with serving(mesh(ECHO)) as engine:
