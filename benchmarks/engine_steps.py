@@ -1,9 +1,9 @@
 """How many durable steps a second does the engine do?
 
-200 runs of 10 steps each, 16 at once, on SQLite (WAL, synchronous=FULL) with the group-committing writer. A step is an installed
-function that only reads (`effect: read`): three rows of the journal each, as for any tool or model step. The rows are counted in the
-database after it was closed and opened again, so that only what is durable counts. `set` steps (one row each) and announced writes
-(one waiting commit each) are measured beside it.
+200 calls of a tool that is a workflow of 10 steps, 16 at once, as every edge makes them, on SQLite (WAL, synchronous=FULL) with
+the group-committing writer. A step is an installed function that only reads (`effect: read`): three rows of the journal each, as
+for any tool or model step. The rows are counted in the database after it was closed and opened again, so that only what is
+durable counts. `set` steps (one row each) and announced writes (one waiting commit each) are measured beside it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import uvloop
 
 from agentmesh.adapters.memory_model import ScriptedModel
 from agentmesh.adapters.sql.store import open_store
-from agentmesh.core.mesh import Mesh, MeshFile
+from agentmesh.core.mesh import Mesh, MeshFile, assemble
 from agentmesh.core.policy import Principal
-from agentmesh.core.run import RunState
+from agentmesh.core.tool import ToolCall
 from agentmesh.core.workflow import Workflow
 from agentmesh.engine import build_engine
 
@@ -45,8 +45,10 @@ async def step(n: int) -> dict[str, int]:
 def mesh(verb: dict[str, Any]) -> Mesh:
     """A mesh of one workflow of STEPS such steps."""
     steps = [{"id": f"s{i}", **verb} for i in range(STEPS)]
-    workflow = Workflow.model_validate({"name": "bench", "input": {"type": "object"}, "steps": steps})
-    return Mesh(PurePath(), MeshFile(name="bench"), workflows={"bench": workflow})
+    workflow = Workflow.model_validate(
+        {"name": "bench", "on": {"mcp": {}}, "input": {"type": "object"}, "steps": steps}
+    )
+    return assemble(PurePath(), MeshFile(name="bench"), workflows=[workflow])
 
 
 async def measure(folder: Path, kind: str) -> float:
@@ -62,10 +64,9 @@ async def measure(folder: Path, kind: str) -> float:
 
             async def client() -> None:
                 for n in left:
-                    run = await engine.runs.start(principal, "bench", {"n": n})
-                    ended = await engine.runs.wait(principal, run.id)
-                    if ended.state is not RunState.COMPLETED:
-                        raise SystemExit(f"a run did not complete: {ended.error}")
+                    result = await engine.tools.call(principal, ToolCall("bench", {"n": n}))
+                    if result.is_error or result.structured != {"n": n}:
+                        raise SystemExit(f"a run did not complete: {result.text}")
 
             begun = time.perf_counter()
             async with anyio.create_task_group() as clients:
