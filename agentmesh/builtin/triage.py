@@ -62,7 +62,7 @@ def cut(log: str) -> dict[str, Any]:
     first = next(iter(quoted), None)
     return {
         "text": text,
-        "causes": _causes([hints[at] for at in quoted if at in hints]),
+        "causes": _causes([hints[at] for at in quoted if at in hints]) if quoted else ["other"],
         "quotes": [f"Q{n}" for n in range(1, len(quoted) + 1)] or ["Q0"],
         "places": [f"P{n}" for n in range(1, len(placed) + 1)] + ["P0"],
         "subjects": [f"S{n}" for n in range(1, len(subjects) + 1)] + ["S0"],
@@ -94,7 +94,8 @@ def resolve(choice: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summary(cause: str, place: dict[str, Any], subject: str | None, quote: str | None) -> str:
-    said = re.sub(r"\s+", " ", log_lines.clean(quote)).strip(" -E") if quote else "the log shows no error"
+    # pytest begins a line of an error with "E   ".
+    said = re.sub(r"^E\s+|\s+", " ", log_lines.clean(quote)).strip(" -") if quote else "the log shows no error"
     where = f" at {place['file']}:{place['line']}" if place["line"] else f" in {place['file']}" if place["file"] else ""
     who = f" ({subject})" if subject and subject not in said else ""
     return f"{cause}{where}{who}: {said}"[:240]

@@ -139,3 +139,21 @@ def test_every_cause_has_an_agent() -> None:
     """A result can always be handed over."""
     assert set(AGENTS.values()) == {"fix-code", "fix-dependency", "look-at-machine"}
     assert len(AGENTS) == 12
+
+
+@pytest.mark.parametrize(
+    ("quote", "said"),
+    [
+        ("ERROR: No matching distribution found for kilnx", "dependency: ERROR: No matching distribution found for kilnx"),
+        ("E   ModuleNotFoundError: No module named 'kilnx'", "dependency: ModuleNotFoundError: No module named 'kilnx'"),
+    ],
+)
+def test_a_summary_keeps_the_words_of_the_log(quote: str, said: str) -> None:
+    """pytest's mark at the begin of a line goes; an E that begins a word stays."""
+    choice = {"cause": "dependency", "quote": "Q1", "place": "P0", "subject": "S0"}
+    assert resolve(choice, {"Q1": quote})["summary"] == said
+
+
+def test_a_log_that_says_nothing_has_no_cause_to_choose() -> None:
+    """Without a line to quote the cause is `other`, whatever the model would guess."""
+    assert cut("\n\n")["causes"] == ["other"]
