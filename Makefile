@@ -29,6 +29,7 @@ test-real: .venv/.set-up ## Run the tests on the real stack: Ray, vLLM, sockets
 
 check: .venv/.set-up ## Lint (ruff) and strict types (mypy)
 	$(py) -m ruff check .
+	$(py) -m ruff format --check agentmesh tests benchmarks requirements
 	$(py) -m mypy
 
 e2e: .venv/.set-up ## Run the JavaScript MCP and A2A clients against a served mesh (needs Node)

@@ -65,9 +65,7 @@ class Settings:
         return self.folder / ".agentmesh"
 
 
-def read_settings(
-    folder: Path, environ: Mapping[str, str] = os.environ, **given: object
-) -> Settings:
+def read_settings(folder: Path, environ: Mapping[str, str] = os.environ, **given: object) -> Settings:
     """Settings for a mesh folder: the environment, then what the command line gave (None means not given)."""
     secrets = {k.removeprefix("AGENTMESH_SECRET_"): v for k, v in environ.items() if k.startswith("AGENTMESH_SECRET_")}
     mounted = environ.get("AGENTMESH_SECRETS_DIR")

@@ -94,7 +94,11 @@ def main() -> None:
     runtime = {p: walk(base, p, left_out) for p in PYTHONS}
     develop = {p: walk(project["dependency-groups"]["dev"], p, left_out) - runtime[p] for p in PYTHONS}
     reasons = [f"  {name}: {why}" for name, why in sorted(LEFT_OUT.items())]
-    write(HERE / "base.txt", ["What AgentMesh runs on, models on the CPU included. Left out on purpose:", *reasons], runtime)
+    write(
+        HERE / "base.txt",
+        ["What AgentMesh runs on, models on the CPU included. Left out on purpose:", *reasons],
+        runtime,
+    )
     write(HERE / "dev.txt", ["What its tests and checks need besides."], develop)
     clash = [n for n in runtime["3.11"] if re.match(r"nvidia-|cuda-", n)]
     if clash:

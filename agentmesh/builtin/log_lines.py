@@ -8,7 +8,9 @@ from dataclasses import dataclass
 MOST_CHARACTERS = 1_000_000
 _LONGEST = 1_000  # of one line that is looked at: minified code and base64 hold nothing a person would quote
 _MOST_LINES = 2_500  # that are looked at closely; a log of more is thinned out first
-_FAULTY = re.compile(r"rror|ERR|FAIL|ail(?:ed|ure)|xception|raceback|panic|atal|FATAL|illed|fault|bort|imed out|denied|refused|not found|CRITICAL")
+_FAULTY = re.compile(
+    r"rror|ERR|FAIL|ail(?:ed|ure)|xception|raceback|panic|atal|FATAL|illed|fault|bort|imed out|denied|refused|not found|CRITICAL"
+)
 _AROUND = 12
 _ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[()][0-9A-B])")
 _PREFIX = re.compile(

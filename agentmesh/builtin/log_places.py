@@ -24,7 +24,9 @@ _OUTSIDE = re.compile(
     r"site-packages|dist-packages|/lib/python\d|node_modules|node:|^<|^internal/|\(internal|/rustc/|\.cargo/registry|/usr/include|/usr/lib/|"
     r"/usr/local/go/|/usr/lib/go|/usr/share/|^runtime/|^testing/|/library/(?:std|core|alloc|test)/|frozen |lib/ruby|/x86_64|sysdeps|csu/|asan_|interceptors|/gems/"
 )
-_JAVA_OUTSIDE = re.compile(r"^(?:java|javax|jdk|sun|com\.sun|org\.junit|junit|org\.apache|org\.hamcrest|org\.gradle|org\.springframework|kotlin|scala)[./]")
+_JAVA_OUTSIDE = re.compile(
+    r"^(?:java|javax|jdk|sun|com\.sun|org\.junit|junit|org\.apache|org\.hamcrest|org\.gradle|org\.springframework|kotlin|scala)[./]"
+)
 _F = r"((?:[A-Za-z]:)?(?:file://)?[\w@.+~/\\-]*[\w@+~-]\.[A-Za-z][A-Za-z0-9+]{0,5})"
 _PY_FRAME = re.compile(r'File "([^"]{1,300})", line (\d{1,7})(?:,? in (.{1,120}))?')
 _COLON = re.compile(rf"(?:^|[\s('\"`\[=|])(?:vet: )?{_F}:(\d{{1,7}})(?::(\d{{1,5}}))?(?::? ?(.{{0,200}}))?")
@@ -35,16 +37,25 @@ _LINE_FIRST = re.compile(r"line (\d{1,7}) of ([\w./+-]{1,200})")
 _REQUIREMENT = re.compile(r"\(from -r ([\w./+-]{1,200}) \(line (\d{1,7})\)\)")
 _MAKE = re.compile(r"(?:^|\s)((?:[\w./-]{0,200}/)?(?:GNUm|M|m)akefile|[\w./-]{1,200}\.mk):(\d{1,7}): (.*)")
 _CMAKE = re.compile(r"CMake Error at ([\w./-]{1,200}):(\d{1,7})")
-_JAVA_FRAME = re.compile(r"^\s*at (?:[\w.@-]{1,60}/{1,2})?([\w.$<>]{1,200})\.([\w$<>]{1,100})\((\w+\.(?:java|kt|scala)):(\d{1,7})\)")
-_NODE_FRAME = re.compile(r"^\s*(?:at )?(?:async )?(?:([\w.<>$ \[\]]{1,100}?) )?\(?((?:file://|/|\.{1,2}/|[A-Za-z]:\\|[\w-]+/)[^():]{1,300}):(\d{1,7}):(\d{1,5})\)?$")
+_JAVA_FRAME = re.compile(
+    r"^\s*at (?:[\w.@-]{1,60}/{1,2})?([\w.$<>]{1,200})\.([\w$<>]{1,100})\((\w+\.(?:java|kt|scala)):(\d{1,7})\)"
+)
+_NODE_FRAME = re.compile(
+    r"^\s*(?:at )?(?:async )?(?:([\w.<>$ \[\]]{1,100}?) )?\(?((?:file://|/|\.{1,2}/|[A-Za-z]:\\|[\w-]+/)[^():]{1,300}):(\d{1,7}):(\d{1,5})\)?$"
+)
 _ASAN = re.compile(r"^\s*#\d+ 0x[0-9a-f]+ in (\S+) (\S+?):(\d{1,7})(?::\d+)?$")
-_LINK = re.compile(r"(?:^|[\s:])([\w./+-]{1,200}\.(?:c|cc|cpp|cxx|m|rs|go)):(?:\(\.[\w.+]+\+0x[0-9a-f]+\)|(\d{1,7})): undefined reference")
+_LINK = re.compile(
+    r"(?:^|[\s:])([\w./+-]{1,200}\.(?:c|cc|cpp|cxx|m|rs|go)):(?:\(\.[\w.+]+\+0x[0-9a-f]+\)|(\d{1,7})): undefined reference"
+)
 _UNDER_HEADER = re.compile(r"^\s+(\d{1,7}):(\d{1,5})\s+(\S+)")
 _HEADER = re.compile(rf"^{_F}:?$")
 _COMPACT = re.compile(rf"(?:^|\s){_F}: line (\d{{1,7}}), col (\d+), (\w+)")
 _JSON_FILE = re.compile(r"npm (?:ERR!|error) (?:code EJSONPARSE|JSON\.parse|path)\b.*?((?:/[\w./-]+/)?package\.json)")
 _TEST_WORD = re.compile(r"location:|^\s*at .*\bTest\b")
-_ERROR_START = re.compile(r"(?:fatal )?error\b|E\d{3}|[A-Z]\w*(?:Error|Exception)\b|Assertion|undefined|syntax|\*\*\*|Failed|panic", re.IGNORECASE)
+_ERROR_START = re.compile(
+    r"(?:fatal )?error\b|E\d{3}|[A-Z]\w*(?:Error|Exception)\b|Assertion|undefined|syntax|\*\*\*|Failed|panic",
+    re.IGNORECASE,
+)
 
 
 def project(path: str) -> bool:
@@ -71,7 +82,9 @@ def find(lines: list[Line]) -> list[Place]:
             continue
         if header and (match := _UNDER_HEADER.match(text)):
             warning = match.group(3) == "warning"
-            found.append(Place(header, int(match.group(1)), at, "warning" if warning else "error", 50 if warning else 90))
+            found.append(
+                Place(header, int(match.group(1)), at, "warning" if warning else "error", 50 if warning else 90)
+            )
             continue
         if (under := _HEADER.match(text.strip())) and ":" not in text.strip()[:-1]:
             header = under.group(1)
@@ -173,7 +186,16 @@ def _rank(found: list[Place], lines: list[Line]) -> None:
         if place.kind == "frame":
             gap = place.at - run[-1].at if run else 0
             # Sources and locals stand between frames in the long forms; a blank traceback line begins a new one.
-            broken = any(re.search(r"Traceback \(most|^Caused by|^_{3,} |^={5,}|^-{5,}$|\.\.\. \d+ more", lines[i].text.strip()) for i in range(run[-1].at + 1, place.at)) if run and gap < 200 else False
+            broken = (
+                any(
+                    re.search(
+                        r"Traceback \(most|^Caused by|^_{3,} |^={5,}|^-{5,}$|\.\.\. \d+ more", lines[i].text.strip()
+                    )
+                    for i in range(run[-1].at + 1, place.at)
+                )
+                if run and gap < 200
+                else False
+            )
             if run and (gap > 60 or broken):
                 blocks.append(run)
                 run = []

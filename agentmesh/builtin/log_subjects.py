@@ -68,7 +68,12 @@ _SYMBOLS = [
     (re.compile(r"\.(\w+) undefined \(type"), 1),
     (re.compile(r"\b(\w+) (?:declared but not used|declared and not used)|declared and not used: (\w+)"), 0),
     (re.compile(r"(?:^|[: ])([\w./@+-]+): (?:command not found|not found)$"), 0),
-    (re.compile(r"\b(?:make(?:\[\d+\])?|/bin/sh|exec): (?:\d+: )?([\w.+-]+): (?:No such file|not found|command not found)"), 1),
+    (
+        re.compile(
+            r"\b(?:make(?:\[\d+\])?|/bin/sh|exec): (?:\d+: )?([\w.+-]+): (?:No such file|not found|command not found)"
+        ),
+        1,
+    ),
     (re.compile(r"No rule to make target [`'‘\"]([^'’\"]+)"), 0),
     (re.compile(r"No matching distribution found for ([\w.\[\]-]+)"), 1),
     (re.compile(r"satisfies the requirement ([\w.\[\]-]+)"), 0),
@@ -84,11 +89,21 @@ _SYMBOLS = [
     (re.compile(r"Missing: ((?:@[\w.-]+/)?[\w.-]+)@"), 1),
     (re.compile(r"no matching package named `([^`]+)`"), 0),
     (re.compile(r"(?:unresolved import|maybe a missing crate|unlinked crate) `([^`]+)`|crate or module `([^`]+)`"), 0),
-    (re.compile(r"Undefined (?:variable|constant|property|array key) \"?\$?([\w:]+)|undefined (?:local variable or )?method [`']([^'`]+)'|undefined local variable or method [`']([^'`]+)'"), 0),
+    (
+        re.compile(
+            r"Undefined (?:variable|constant|property|array key) \"?\$?([\w:]+)|undefined (?:local variable or )?method [`']([^'`]+)'|undefined local variable or method [`']([^'`]+)'"
+        ),
+        0,
+    ),
     (re.compile(r"Call to undefined (?:function|method) ([\w\\:]+)"), 0),
     (re.compile(r"cannot load such file -- (\S+)|require(?:_once)?\(([^)]+)\)"), 0),
     (re.compile(r"uninitialized constant ([\w:]+)"), 0),
-    (re.compile(r"got an unexpected keyword argument|(?:Too many|Missing \w+ \w+|Argument \d+ .*?) (?:arguments )?(?:for|to) \"?(\w+)\"?"), -1),
+    (
+        re.compile(
+            r"got an unexpected keyword argument|(?:Too many|Missing \w+ \w+|Argument \d+ .*?) (?:arguments )?(?:for|to) \"?(\w+)\"?"
+        ),
+        -1,
+    ),
 ]
 _QUOTED = re.compile(r"[`‘“']([\w.$:/@<>-]{1,80})(?:\(\))?['’”`]")
 _FUNCTION = re.compile(r"In (?:member )?function [`'‘](?:[\w:<>&* ]*[ :*&])?(\w+)(?:\(.*\))?['’]")
@@ -117,7 +132,11 @@ def find(lines: list[Line], places: list[Place], matter: set[int]) -> list[Subje
             if (match := pattern.match(text)) and (name := next((g for g in match.groups() if g), None)):
                 # In Mocha and in TAP a suite stands above its test; the deeper of the two is the test.
                 depth = len(text) - len(text.lstrip())
-                found.append(Subject(_name(name), "test", at, 100 + (depth if "not ok" in text or "✖" in text else 0) - at * 0.001))
+                found.append(
+                    Subject(
+                        _name(name), "test", at, 100 + (depth if "not ok" in text or "✖" in text else 0) - at * 0.001
+                    )
+                )
                 break
         else:
             if _MOCHA.match(text):

@@ -18,7 +18,9 @@ from agentmesh.builtin.log_places import Place
 MOST = 6  #: candidates of each kind: one digit is one token
 MOST_SHOWN = 16
 WIDTH = 100
-_SAYS = re.compile(r"(?:E\s+)?[\w.]+(?:Error|Exception|Expired|Timeout|Interrupt)\b|(?:\S+: )?(?:[Ff]atal )?(?:error|Error|ERROR)\b")
+_SAYS = re.compile(
+    r"(?:E\s+)?[\w.]+(?:Error|Exception|Expired|Timeout|Interrupt)\b|(?:\S+: )?(?:[Ff]atal )?(?:error|Error|ERROR)\b"
+)
 #: who takes a cause
 AGENTS = {
     **dict.fromkeys(("assertion", "import", "syntax", "type", "lint"), "fix-code"),
@@ -116,7 +118,10 @@ def _own(hint: tuple[str, int], at: int, lines: list[Line], places: list[Place])
             folder = "/".join(name.split(".")[:-1]) or head
             own = any(f"{folder}/" in place.file for place in places)
         else:
-            own = any(re.search(rf"(?:^|/){re.escape(head)}(?:/|\.py$)", place.file) and log_places.project(place.file) for place in places)
+            own = any(
+                re.search(rf"(?:^|/){re.escape(head)}(?:/|\.py$)", place.file) and log_places.project(place.file)
+                for place in places
+            )
         return ("import" if own else "dependency", 3)
     if match := re.search(r"Cannot find module '([^']+)'", text):
         return ("import" if match.group(1).startswith((".", "/")) else "dependency", 3)

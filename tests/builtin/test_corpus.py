@@ -19,14 +19,18 @@ def test_held_out_faults_are_not_in_training() -> None:
     held = {dataset.fault(sample.record) for split in ("held", "stranger") for sample in dataset.held_samples(split)}
     assert len(held) > 100
     assert not held & learned
-    assert not {word for text in TRAIN.values() for word in text.split()} & {word for text in HELD.values() for word in text.split()}
+    assert not {word for text in TRAIN.values() for word in text.split()} & {
+        word for text in HELD.values() for word in text.split()
+    }
 
 
 def test_no_path_of_the_machine_that_made_the_corpus() -> None:
     """Folders of the programs and homes of the tools were replaced."""
     for split in ("train", "dev", "held", "stranger"):
         for record in dataset.records(split):
-            assert not re.search(r"/tmp/(?:case|tri)|/root/\.(?!npm)|(?<!runner)(?<!vsts)/work/", record["log"]), record["template"]
+            assert not re.search(r"/tmp/(?:case|tri)|/root/\.(?!npm)|(?<!runner)(?<!vsts)/work/", record["log"]), (
+                record["template"]
+            )
 
 
 def test_the_prompt_is_the_one_of_the_workflow() -> None:

@@ -70,14 +70,25 @@ def test_eslint_names_the_file_above_its_messages() -> None:
     """In ESLint's block form the file stands on a line of its own."""
     log = "\n/srv/web/cart.js\n  3:5  error  'x' is assigned a value but never used  no-unused-vars\n\n✖ 1 problem (1 error, 0 warnings)\n"
     said = rules(log)
-    assert (said["cause"], said["file"], said["line"], said["subject"]) == ("lint", "/srv/web/cart.js", 3, "no-unused-vars")
+    assert (said["cause"], said["file"], said["line"], said["subject"]) == (
+        "lint",
+        "/srv/web/cart.js",
+        3,
+        "no-unused-vars",
+    )
 
 
 @pytest.mark.parametrize(
     ("log", "cause"),
     [
-        ('  File "/srv/app/run.py", line 1, in <module>\nModuleNotFoundError: No module named \'requests\'', "dependency"),
-        ('  File "/srv/app/run.py", line 1, in <module>\nModuleNotFoundError: No module named \'app.models\'', "import"),
+        (
+            "  File \"/srv/app/run.py\", line 1, in <module>\nModuleNotFoundError: No module named 'requests'",
+            "dependency",
+        ),
+        (
+            "  File \"/srv/app/run.py\", line 1, in <module>\nModuleNotFoundError: No module named 'app.models'",
+            "import",
+        ),
         ("main.c:2:10: fatal error: zlib.h: No such file or directory", "dependency"),
         ('main.c:2:10: fatal error: shop/cart.h: No such file or directory\n    2 | #include "shop/cart.h"', "import"),
         ("npm ERR! code E404", "dependency"),
@@ -107,7 +118,9 @@ def test_a_log_without_candidates_still_has_enums(log: str) -> None:
     assert (said["file"], said["line"], said["subject"]) == (None, None, None)
 
 
-@pytest.mark.parametrize("prefix", ["2026-03-04T10:11:12.1234567Z ", "[10:11:12] ", "web-1  | ", "\x1b[31m", "#12 3.456 "])
+@pytest.mark.parametrize(
+    "prefix", ["2026-03-04T10:11:12.1234567Z ", "[10:11:12] ", "web-1  | ", "\x1b[31m", "#12 3.456 "]
+)
 def test_quotes_stand_in_the_raw_log(prefix: str) -> None:
     """Whatever is taken off a line to read it, its quote is found in the log as it came."""
     log = "".join(f"{prefix}{line}\r\n" for line in TRACEBACK.splitlines())
@@ -120,8 +133,16 @@ def test_quotes_stand_in_the_raw_log(prefix: str) -> None:
 
 def test_a_megabyte_is_read_in_time() -> None:
     """The cut is linear: a log of the greatest size, and one line of it, take seconds and not minutes."""
-    long = "".join(f"[{n:06}] step {n} of build ok: src/a{n}.c:{n}: compiled in 12 ms (error count 0)\n" for n in range(13000))
-    for log in (long[:990_000] + TRACEBACK, "error: " + "(" * 999_000, "at " * 333_000, "a.b:" * 250_000, "x" * 500_000 + "\n" + TRACEBACK):
+    long = "".join(
+        f"[{n:06}] step {n} of build ok: src/a{n}.c:{n}: compiled in 12 ms (error count 0)\n" for n in range(13000)
+    )
+    for log in (
+        long[:990_000] + TRACEBACK,
+        "error: " + "(" * 999_000,
+        "at " * 333_000,
+        "a.b:" * 250_000,
+        "x" * 500_000 + "\n" + TRACEBACK,
+    ):
         began = time.perf_counter()
         found = cut(log)
         assert time.perf_counter() - began < 10
@@ -144,8 +165,14 @@ def test_every_cause_has_an_agent() -> None:
 @pytest.mark.parametrize(
     ("quote", "said"),
     [
-        ("ERROR: No matching distribution found for kilnx", "dependency: ERROR: No matching distribution found for kilnx"),
-        ("E   ModuleNotFoundError: No module named 'kilnx'", "dependency: ModuleNotFoundError: No module named 'kilnx'"),
+        (
+            "ERROR: No matching distribution found for kilnx",
+            "dependency: ERROR: No matching distribution found for kilnx",
+        ),
+        (
+            "E   ModuleNotFoundError: No module named 'kilnx'",
+            "dependency: ModuleNotFoundError: No module named 'kilnx'",
+        ),
     ],
 )
 def test_a_summary_keeps_the_words_of_the_log(quote: str, said: str) -> None:
