@@ -2,7 +2,7 @@
 
 On its outside is the socket; on its inside every application may rely on: the Host and Origin were checked exactly,
 the body is whole and within its limit, the headers too, `scope["state"]["principal"]` says who asks, and an exception
-that leaves the application has become a problem with an id. It is deliberately not aware of what the paths mean.
+that leaves the application has become a problem with an id. Of the paths it knows only in which form a refusal is read there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agentmesh.core.policy import Principal
 from agentmesh.engine.identity import principal_for_open_server
 from agentmesh.errors import ServeError
-from agentmesh.http.problems import problem, problem_response, to_problem
+from agentmesh.http.problems import problem, problem_response, refusal_response, to_problem
 from agentmesh.settings import Limits
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class Guard:
                 refusal = refused.problem
         if refusal is not None:
             # What is left of the body is not read, so the connection cannot carry another request.
-            await problem_response(refusal, {"connection": "close"})(scope, receive, response)
+            await refusal_response(scope["path"], refusal, {"connection": "close"})(scope, receive, response)
             return
         if body is None:
             return

@@ -36,6 +36,8 @@ TYPE = "urn:agentmesh:problem:"
 DETAIL = 2000
 """Longest `detail` of our own errors, in characters: they may quote what the caller sent."""
 
+JSON_RPC = ("/mcp", "/a2a")
+
 STATUS: tuple[tuple[type[MeshError], int], ...] = (
     (InvalidInput, 422),
     (NotFound, 404),
@@ -74,6 +76,30 @@ def problem(status: int, detail: str, *, code: str | None = None, **data: Any) -
     code = code or title.lower().replace(" ", "_").replace("-", "_")
     fixed = {"type": TYPE + code, "title": title, "status": status, "detail": detail, "code": code}
     return {**data, **fixed}
+
+
+def refusal_response(path: str, refused: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """A refusal from before the edges, in the form of the protocol that is spoken at `path`.
+
+    JSON-RPC at `/mcp` and `/a2a`: -32600, without the id that was not read (MCP leaves it out, JSON-RPC 2.0 section 5 says null).
+    A `google.rpc.Status` under `/a2a/` (A2A 1.0.1 section 11.6). Problem details elsewhere. The HTTP status is the same in all.
+    """
+    where = path.rstrip("/")
+    data = {k: v for k, v in refused.items() if k not in ("type", "title", "detail")}
+    status = int(refused["status"])
+    if where in JSON_RPC:
+        id_ = {} if where == "/mcp" else {"id": None}
+        body: dict[str, Any] = {
+            "jsonrpc": "2.0",
+            **id_,
+            "error": {"code": -32600, "message": refused["detail"], "data": data},
+        }
+    elif path.startswith("/a2a/"):
+        word = "PERMISSION_DENIED" if status == HTTPStatus.FORBIDDEN else "INVALID_ARGUMENT"
+        body = {"error": {"code": status, "status": word, "message": refused["detail"]}}
+    else:
+        return problem_response(refused, headers)
+    return Response(write_json(body), status_code=status, headers=dict(headers or {}), media_type="application/json")
 
 
 def problem_response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:

@@ -142,6 +142,30 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
     assert b'"code":"too_large"' in answer
 
 
+@pytest.mark.parametrize("path", ["/mcp", "/a2a", "/a2a/message:send", "/v1/runs"])
+async def test_a_refusal_has_the_form_of_the_protocol_spoken_there(path: str) -> None:
+    """JSON-RPC, google.rpc.Status or a problem: with the same sentence and the same HTTP status."""
+    async with served(Guard(Echo(), limits=LIMITS)) as url, httpx.AsyncClient() as client:
+        answer = await client.post(url + path, content=b"x" * 1001)
+    assert answer.status_code == 413
+    said = "the body is over 1000 bytes"
+    data = {"status": 413, "code": "too_large", "limit": 1000}
+    match path:
+        case "/mcp":  # MCP's schema knows no null id
+            assert answer.json() == {"jsonrpc": "2.0", "error": {"code": -32600, "message": said, "data": data}}
+        case "/a2a":
+            assert answer.json() == {
+                "jsonrpc": "2.0",
+                "id": None,
+                "error": {"code": -32600, "message": said, "data": data},
+            }
+        case "/a2a/message:send":
+            assert answer.json() == {"error": {"code": 413, "status": "INVALID_ARGUMENT", "message": said}}
+        case _:
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["detail"] == said
+
+
 async def test_a_chunked_body_over_the_limit_is_refused_while_it_is_read() -> None:
     """A body of unknown length is cut off at the limit; one at the limit arrives whole."""
     app = Echo()
