@@ -13,7 +13,7 @@ import anyio
 
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.policy import Action, Principal
-from agentmesh.core.run import JSON, Entry, Folder, Kind, Run, RunEvent, RunState, new_run_id
+from agentmesh.core.run import JSON, STATE_AFTER, Entry, Folder, Kind, Run, RunEvent, RunState, new_run_id
 from agentmesh.core.store import RunFilter, RunPage, Store
 from agentmesh.engine.bus import Bus, Subscription
 from agentmesh.engine.definitions import Definition, Definitions
@@ -21,6 +21,8 @@ from agentmesh.engine.guard import LOCAL, Guard, owns, resource_of
 from agentmesh.engine.validators import require_input
 from agentmesh.errors import Conflict, MeshError, NotFound
 
+SETTLE = 0.02
+"""Seconds that a line in plain words waits for the journal's rows of before it."""
 LOOK_AGAIN = 2.0
 """Seconds after which a waiter reads the store though nobody in this process said that something changed."""
 
@@ -192,16 +194,24 @@ class Runs:
         folder = Folder(as_submitted(run))
         with nullcontext(subscription) if subscription is not None else self._bus.subscribe(run.id) as heard:
             while True:
+                if heard.notices and not heard.changed:  # rows of before the line may be on their way to the disk
+                    with anyio.move_on_after(SETTLE):
+                        while not heard.changed:
+                            await heard.wait()
                 heard.changed = False
                 entries = await self._store.entries(run.id, folder.seq)
-                while heard.notices:  # before the entries: nothing may follow the terminal one
-                    yield RunEvent(folder.run, None, heard.notices.popleft())
+                last = bool(entries) and STATE_AFTER.get(entries[-1].kind, folder.state).terminal
+                if last:  # nothing follows the terminal entry
+                    while heard.notices:
+                        yield RunEvent(folder.run, None, heard.notices.popleft())
                 for entry in entries:
                     folder.add(entry)
                     if entry.seq > after:
                         yield RunEvent(folder.run, entry, describe(entry))
                 if folder.state.terminal:
                     return
+                while heard.notices:
+                    yield RunEvent(folder.run, None, heard.notices.popleft())
                 if not heard.changed and not heard.notices:
                     with anyio.move_on_after(LOOK_AGAIN):
                         await heard.wait()
