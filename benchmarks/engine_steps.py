@@ -1,9 +1,12 @@
 """How many durable steps a second does the engine do?
 
-200 calls of a tool that is a workflow of 10 steps, 16 at once, as every edge makes them, on SQLite (WAL, synchronous=FULL) with
-the group-committing writer. A step is an installed function that only reads (`effect: read`): three rows of the journal each, as
-for any tool or model step. The rows are counted in the database after it was closed and opened again, so that only what is
-durable counts. `set` steps (one row each) and announced writes (one waiting commit each) are measured beside it.
+200 calls of a tool that is a workflow of 10 steps, 16 at once, as MCP's tools/call makes them, on SQLite (WAL, synchronous=FULL)
+with the group-committing writer. A step is an installed function that only reads (`effect: read`): three rows of the journal each,
+as for any tool or model step. The rows are counted in the database after it was closed and opened again, so that only what is
+durable counts.
+
+Beside it: the same by `runs.start` and `runs.wait`, which reads each journal back twice and is much slower; `set` steps (one row
+each); announced writes (one waiting commit each).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from agentmesh.adapters.memory_model import ScriptedModel
 from agentmesh.adapters.sql.store import open_store
 from agentmesh.core.mesh import Mesh, MeshFile, assemble
 from agentmesh.core.policy import Principal
+from agentmesh.core.run import RunState
 from agentmesh.core.tool import ToolCall
 from agentmesh.core.workflow import Workflow
 from agentmesh.engine import build_engine
@@ -51,8 +55,11 @@ def mesh(verb: dict[str, Any]) -> Mesh:
     return assemble(PurePath(), MeshFile(name="bench"), workflows=[workflow])
 
 
-async def measure(folder: Path, kind: str) -> float:
-    """Durable steps a second."""
+async def measure(folder: Path, kind: str, *, wait: bool = False) -> float:
+    """Durable steps a second.
+
+    `wait`: by `runs.start` and `runs.wait`, which reads the journal back twice, instead of by a tool's call.
+    """
     principal = Principal()
     async with open_store(f"sqlite:///{kind}.db", folder) as store:
         engine = build_engine(
@@ -64,6 +71,12 @@ async def measure(folder: Path, kind: str) -> float:
 
             async def client() -> None:
                 for n in left:
+                    if wait:
+                        run = await engine.runs.start(principal, "bench", {"n": n})
+                        ended = await engine.runs.wait(principal, run.id)
+                        if ended.state is not RunState.COMPLETED:
+                            raise SystemExit(f"a run did not complete: {ended.error}")
+                        continue
                     result = await engine.tools.call(principal, ToolCall("bench", {"n": n}))
                     if result.is_error or result.structured != {"n": n}:
                         raise SystemExit(f"a run did not complete: {result.text}")
@@ -91,15 +104,21 @@ def main() -> None:
                 rate = uvloop.run(measure(Path(folder), kind))
             print(f"  {kind}: {rate:.0f} steps/s", file=sys.stderr)
             best[kind] = max(best.get(kind, 0.0), rate)
+        with tempfile.TemporaryDirectory() as folder:
+            rate = uvloop.run(measure(Path(folder), "read", wait=True))
+        print(f"  read, by runs.wait: {rate:.0f} steps/s", file=sys.stderr)
+        best["read_by_wait"] = max(best.get("read_by_wait", 0.0), rate)
     result = {
         "steps_per_second": {kind: round(rate) for kind, rate in best.items()},
-        "goal": GOAL, "met": best["read"] >= GOAL, "steps": STEPS, "runs": RUNS, "at_once": AT_ONCE, "rounds": ROUNDS,
+        "goal": GOAL, "met_by_call": best["read"] >= GOAL, "met_by_wait": best["read_by_wait"] >= GOAL,
+        "steps": STEPS, "runs": RUNS, "at_once": AT_ONCE, "rounds": ROUNDS,
         "store": "sqlite, WAL, synchronous=FULL",
     }  # fmt: skip
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(
-        f"engine_steps: {best['read']:.0f} durable steps/s (goal {GOAL}), set {best['set']:.0f}, "
+        f"engine_steps: {best['read']:.0f} durable steps/s by tools.call (goal {GOAL}), "
+        f"{best['read_by_wait']:.0f} by runs.wait, set {best['set']:.0f}, "
         f"announced writes {best['write']:.0f}; {RUNS} runs of {STEPS} steps, {AT_ONCE} at once, best of {ROUNDS}"
     )
 

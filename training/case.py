@@ -9,20 +9,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-CAUSES = (
-    "assertion",
-    "import",
-    "syntax",
-    "type",
-    "dependency",
-    "network",
-    "timeout",
-    "memory",
-    "permission",
-    "lint",
-    "crash",
-    "other",
-)
 MARK = "§"
 
 

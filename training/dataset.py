@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
+from agentmesh.builtin.log_hints import CAUSES
 from agentmesh.builtin.log_lines import clean
 from agentmesh.builtin.triage import cut
-from training.case import CAUSES, TRAIN
+from training.case import TRAIN
 
 DATA = Path(__file__).parent / "data"
 WORKFLOW = Path(__file__).parent.parent / "workflows" / "triage.yaml"
