@@ -11,7 +11,11 @@
     |-- ProjectError                the mesh's own files are wrong; carries every Fault
     |-- StepError                   a step of a run failed; journaled, never a crash
     |   |-- Retry                   may succeed later (`after` seconds)
+    |   |   |-- NotSent             a request of which no byte can have left
+    |   |   `-- Unanswered            a request that may have been done, and no answer came
     |   |-- Fail                    will not succeed however often it is tried
+    |   |-- Declined                a person said no
+    |   |-- Expired                 nobody answered, or signaled, in time
     |   |-- InvalidOutput           validators did not pass the output
     |   |-- StepTimeout             the step took longer than its `timeout`
     |   `-- BudgetExceeded          the run's tokens or seconds are spent
@@ -134,6 +138,30 @@ class Retry(StepError):
         """`after`: seconds to wait at least, when the other side said so."""
         super().__init__(message, **data)
         self.after = after
+
+
+class NotSent(Retry):
+    """The other side could not be reached, and cannot have seen the request."""
+
+    code = "not_sent"
+
+
+class Unanswered(Retry):
+    """The request was sent and no answer came; it may have been done."""
+
+    code = "unanswered"
+
+
+class Declined(StepError):
+    """A person said no."""
+
+    code = "declined"
+
+
+class Expired(StepError):
+    """Nobody answered in time."""
+
+    code = "expired"
 
 
 class Fail(StepError):

@@ -56,13 +56,24 @@ class Model(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolUse:
+    """A tool that a model asks for. `arguments` is the model's own text, which may not be JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One chat completion. `schema`: a JSON Schema the answer is decoded under, or None for free text."""
 
     model: str
     """The mesh's name of the model."""
     messages: Sequence[Mapping[str, Any]]
-    """OpenAI chat messages: `role` and `content`."""
+    """OpenAI chat messages: `role` and `content`; `tool_calls` of an assistant, `tool_call_id` of a tool."""
+    tools: Sequence[Mapping[str, Any]] = ()
+    """OpenAI function tools that the model may ask for: `{type: function, function: {name, description, parameters}}`."""
     schema: Mapping[str, Any] | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -105,6 +116,8 @@ class ChatChunk:
     usage: Usage | None = None
     model: str | None = None
     """The endpoint's own name for what answered, with its revision where it tells."""
+    tool_uses: tuple[ToolUse, ...] = ()
+    """Whole ones; in the last chunk."""
 
 
 class ModelState(StrEnum):

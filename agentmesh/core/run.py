@@ -73,17 +73,24 @@ class Kind(StrEnum):
 
     RUN_SUBMITTED = "run.submitted"  # {}; the input stands in the run's row; written by Store.start_run
     RUN_WORKING = "run.working"  # {worker}; each claim; written by Store.claim
-    RUN_CANCEL_REQUESTED = "run.cancel_requested"  # {by}
+    RUN_INPUT_REQUIRED = "run.input_required"  # {}; parked, and only a person can take it further
+    RUN_SIGNALED = (
+        "run.signaled"  # {name, value, by}; from outside, kept until a `wait` takes it; written by Store.post
+    )
+    RUN_ANSWERED = "run.answered"  # {question, yes, value, by}; from outside; written by Store.post
+    RUN_CANCEL_REQUESTED = "run.cancel_requested"  # {by}; from outside
+    RUN_UNDOING = "run.undoing"  # {error} or {by}; from here on the run only compensates, then fails or is canceled
     RUN_COMPLETED = "run.completed"  # {output}
     RUN_FAILED = "run.failed"  # {error: {code, message, path}}
     RUN_CANCELED = "run.canceled"  # {by}
     STEP_STARTED = "step.started"  # {verb, why}; an attempt begins; a switch adds `choice`, a map `items`
     STEP_INTENT = "step.intent"  # {key}; durable before a step that changes the outside world
     STEP_CHILD = "step.child"  # {run, workflow, skill?}; the run that does this step's work
+    STEP_WAITING = "step.waiting"  # {for: "timer" | "signal" | "approval" | "input", until?, ...}; see core.question
     STEP_ATTEMPT = (
         "step.attempt"  # {model, prompt_hash, output or text, verdicts, usage, error?}; ends an attempt, not the step
     )
-    STEP_COMPLETED = "step.completed"  # {verb, output}; `state` writes of the step are committed with it
+    STEP_COMPLETED = "step.completed"  # {verb, output, signal?}; `state` writes of the step are committed with it
     STEP_FAILED = "step.failed"  # {verb, error: {code, message, path?}, tolerated: bool}
     STEP_SKIPPED = "step.skipped"  # {reason}
 
@@ -91,11 +98,15 @@ class Kind(StrEnum):
 STATE_AFTER: Mapping[Kind, RunState] = {
     Kind.RUN_SUBMITTED: RunState.SUBMITTED,
     Kind.RUN_WORKING: RunState.WORKING,
+    Kind.RUN_INPUT_REQUIRED: RunState.INPUT_REQUIRED,
     Kind.RUN_COMPLETED: RunState.COMPLETED,
     Kind.RUN_FAILED: RunState.FAILED,
     Kind.RUN_CANCELED: RunState.CANCELED,
 }
 """The run's state after an entry of these kinds; the others leave it."""
+
+FROM_OUTSIDE = frozenset({Kind.RUN_SIGNALED, Kind.RUN_ANSWERED, Kind.RUN_CANCEL_REQUESTED})
+"""Kinds that are written whatever the epoch, by whoever may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +143,8 @@ class StepRun:
     model: str | None = None
     child: str | None = None
     """Run id of the child run that does the work."""
+    waiting: Mapping[str, JSON] | None = None
+    """What a WAITING step waits for: the payload of its STEP_WAITING entry."""
     started_at: float | None = None
     ended_at: float | None = None
     attempts: tuple[Entry, ...] = ()
@@ -161,6 +174,8 @@ class Run:
     parent: str | None = None
     """Run id of the run whose step started this one."""
     parent_path: str | None = None
+    forked_from: str | None = None
+    """Run id of the run whose completed steps this one began with."""
     context_id: str | None = None
     """A2A contextId."""
     message: Mapping[str, JSON] | None = None
@@ -273,7 +288,7 @@ class Folder:
             # A step cut off by the end of its run will never be finished by anybody.
             for path, step in self._steps.items():
                 if not step.state.ended:
-                    self._steps[path] = replace(step, state=StepState.CANCELED, ended_at=entry.at)
+                    self._steps[path] = replace(step, state=StepState.CANCELED, waiting=None, ended_at=entry.at)
 
     def _step_entry(self, entry: Entry) -> None:
         payload = entry.payload
@@ -292,6 +307,7 @@ class Folder:
                     step,
                     verb=payload.get("verb", step.verb),
                     state=StepState.RUNNING,
+                    waiting=None,
                     attempt=max(step.attempt, entry.attempt),
                     why=why,
                     error=None,
@@ -303,6 +319,8 @@ class Folder:
             case Kind.STEP_ATTEMPT:
                 step = replace(
                     step,
+                    state=StepState.RUNNING,
+                    waiting=None,
                     attempt=max(step.attempt, entry.attempt),
                     error=payload.get("error"),
                     verdicts=tuple(payload.get("verdicts") or ()),
@@ -312,6 +330,15 @@ class Folder:
                 )
             case Kind.STEP_CHILD:
                 step = replace(step, child=payload.get("run"))
+            case Kind.STEP_WAITING:
+                step = replace(
+                    step,
+                    verb=payload.get("verb", step.verb),
+                    state=StepState.WAITING,
+                    attempt=max(step.attempt, entry.attempt),
+                    waiting=payload,
+                    started_at=entry.at if step.started_at is None else step.started_at,
+                )
             case Kind.STEP_COMPLETED:
                 step = _ended(step, entry, StepState.COMPLETED, output=payload.get("output"), error=None)
             case Kind.STEP_FAILED:
@@ -329,6 +356,7 @@ def _ended(step: StepRun, entry: Entry, state: StepState, *, output: JSON, error
         attempt=max(step.attempt, entry.attempt),
         output=output,
         error=error,
+        waiting=None,
         # A step journaled by its end alone (`set`, `if`) took no time worth a row of its own.
         started_at=entry.at if step.started_at is None else step.started_at,
         ended_at=entry.at,

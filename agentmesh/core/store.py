@@ -7,6 +7,9 @@ Rules every implementation keeps (tests/contracts/store.py runs on all):
   journal rows are never changed or removed; seq has no gaps; the store numbers and dates them;
   the head of a run (state, output, error, usage) is always what the fold of its journal says;
   a terminal run never changes again;
+  a run is claimed when its time has come: at once when it is new or given back, at the end of its lease, when its timer is due, or
+  when something from outside arrived while it was parked;
+  the end of a child run wakes its parent, in the same transaction;
   payloads over 32 kB live in a content-addressed blob table, invisibly to the caller.
 """
 
@@ -28,6 +31,8 @@ class Claim:
     run: Run
     """Folded from its whole journal."""
     epoch: int
+    mail: int = 0
+    """How much had arrived from outside when it was claimed; see Store.park."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +67,14 @@ class Store(Protocol):
     async def __aenter__(self) -> Self: ...
     async def __aexit__(self, *exc: object) -> None: ...
 
-    async def start_run(self, run: Run, definition: Mapping[str, Any] | None = None) -> tuple[Run, bool]:
+    async def start_run(
+        self, run: Run, definition: Mapping[str, Any] | None = None, *, entries: Sequence[Entry] = (),
+        due_at: float | None = None,
+    ) -> tuple[Run, bool]:  # fmt: skip
         """Records a new run with its RUN_SUBMITTED entry, and its definition's document under `run.definition`.
+
+        `entries`: follow the first one, in the same transaction (a fork begins with the steps of another run, an import with a whole
+        journal; times that are set are kept). `due_at`: not to be claimed earlier.
 
         What a run begins with is taken from `run`: id, input, who and whence; not its state or steps. `created_at` 0
         means now. When (tenant, key) exists already, nothing is written: the existing run and False.
@@ -90,8 +101,27 @@ class Store(Protocol):
         """
         ...
 
+    async def park(
+        self, run_id: str, epoch: int, entries: Sequence[Entry], *, wake_at: float | None, mail: int
+    ) -> int | None:
+        """Adds entries and gives the run up until `wake_at` (None: until something from outside arrives), in one transaction.
+
+        Only when nothing has arrived from outside since `mail` (of the Claim, or what `park` answered last): else nothing is
+        written, and the newer count is answered: look again at signals, answers, cancellation and children, then park with that.
+        None: it is parked, the lease is ended. LeaseLost like `append`.
+        """
+        ...
+
+    async def post(self, run_id: str, entry: Entry, *, key: str | None = None) -> tuple[Run, bool]:
+        """Adds an entry from outside (FROM_OUTSIDE) whatever the epoch, and wakes the run when it is parked.
+
+        `key`: the same key adds to one run once; False when it was there, and nothing is written. Conflict when the run has ended,
+        NotFound when there is none. The run that comes back is folded.
+        """
+        ...
+
     async def request_cancel(self, run_id: str, by: str) -> Run:
-        """Adds RUN_CANCEL_REQUESTED whatever the epoch, unless terminal or asked for before.
+        """Adds RUN_CANCEL_REQUESTED whatever the epoch, unless terminal or asked for before; wakes a parked run.
 
         A run that nobody ever claimed is canceled at once; else its worker sees `changes` and ends it. NotFound when
         there is no such run.
@@ -99,9 +129,12 @@ class Store(Protocol):
         ...
 
     async def claim(
-        self, worker: str, *, limit: int, lease: float = 30.0, only: Sequence[str] | None = None
-    ) -> Sequence[Claim]:
-        """Takes runs that are not terminal and whose lease is absent or over, oldest first; each gets a new epoch.
+        self, worker: str, *, limit: int, lease: float = 30.0, only: Sequence[str] | None = None,
+        at_once: Mapping[str, int] | None = None,
+    ) -> Sequence[Claim]:  # fmt: skip
+        """Takes runs that are not terminal and whose time has come, the longest due first; each gets a new epoch.
+
+        `at_once` {workflow: n}: of such a workflow at most n runs are held at once, by all workers together; `only` is not bound by it.
 
         Each gets a RUN_WORKING entry {worker} and state WORKING in the same transaction. `only`: these runs and no
         others (a child that its parent's worker runs at once).
@@ -116,8 +149,16 @@ class Store(Protocol):
         """Gives a run back unfinished, for the next claim (a soft stop). Does nothing when the lease is lost."""
         ...
 
+    async def next_due(self) -> float | None:
+        """Unix seconds when the next run that nobody holds is due; None when there is none."""
+        ...
+
     async def get_run(self, run_id: str) -> Run | None:
         """The run, folded."""
+        ...
+
+    async def get_head(self, run_id: str) -> Run | None:
+        """The run as its row says, without steps: one row is read."""
         ...
 
     async def list_runs(self, where: RunFilter) -> RunPage:
@@ -132,6 +173,13 @@ class Store(Protocol):
         """Run ids as they change (only this one, or all); may skip or repeat: read the journal to know what changed.
 
         Subscribed when the call returns, not at the first `anext`, so that nothing falls between a read and the wait.
+        """
+        ...
+
+    async def prune(self, before: float, *, tenant: str | None = None, limit: int = 1000) -> int:
+        """Removes at most `limit` runs that ended before that time, oldest first, with their journals, children and unshared blobs.
+
+        How many runs were removed. A run whose parent has not ended stays. Definitions that no run is pinned to go too.
         """
         ...
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agentmesh.core.workflow import LlmSpec, Validator
+from agentmesh.core.workflow import HttpSpec, LlmSpec, Validator
 
 
 class Annotations(BaseModel):
@@ -32,7 +32,7 @@ class ToolSpec(BaseModel):
     llm: LlmSpec | None = None
     python: str | None = None
     """`package.module:function`."""
-    http: dict[str, Any] | None = None
+    http: HttpSpec | None = None
     workflow: str | None = None
     output: dict[str, Any] | None = None
     """Output schema of a `python` tool; an `llm` tool has its own, a `workflow` tool its workflow's."""

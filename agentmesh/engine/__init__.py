@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import random as random_
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import anyio
 
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.model import ModelBackend
+from agentmesh.core.outside import Cluster, Databases, HttpClient
 from agentmesh.core.store import Store
 from agentmesh.engine.agents import Agents
 from agentmesh.engine.bus import Bus
@@ -64,11 +66,16 @@ def build_engine(
     concurrency: int = 32,
     lease: float = 30.0,
     heartbeat: float = 10.0,
+    http: HttpClient | None = None,
+    databases: Databases | None = None,
+    cluster: Cluster | None = None,
+    secrets: Mapping[str, str] = MappingProxyType({}),
 ) -> Engine:
     """Puts an engine together. Opens and starts nothing: the store's, the worker's and the scheduler's lifetimes are the caller's.
 
     `functions` turns `package.module:function` into a callable (tests hand in a dict's `__getitem__`); `sleep` is what retries and
-    the scheduler wait with; `concurrency` bounds the runs at once that no step started.
+    the scheduler wait with; `concurrency` bounds the runs at once that no step started; `http`, `databases` and `cluster` are what
+    steps of those kinds reach, and `secrets` what stands behind `${{ secrets.X }}` in their headers.
     """
     random = random or random_.Random(os.urandom(16))
     bus = Bus()
@@ -82,6 +89,7 @@ def build_engine(
         store, definitions, runs, tools, models, guard, bus, clock=clock, random=random, sleep=sleep,
         name=worker_name or f"worker-{os.getpid()}-{random.getrandbits(32):08x}",
         concurrency=concurrency, lease=lease, heartbeat=heartbeat,
+        http=http, databases=databases, cluster=cluster, secrets=secrets,
     )  # fmt: skip
     scheduler = Scheduler(mesh, store, runs, bus, clock=clock, sleep=sleep)
     return Engine(mesh, store, tools, agents, models, runs, worker, scheduler, clock, random)

@@ -243,10 +243,8 @@ def steps_of(workflow: Workflow) -> Iterator[Step]:
     while waiting:
         step = waiting.pop()
         yield step
-        waiting.extend(step.steps or ())
-        waiting.extend(step.else_ or ())
-        for case in step.switch or ():
-            waiting.extend(case.steps)
+        for _, inside in step.blocks():
+            waiting.extend(inside)
 
 
 class _Closure:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import random as random_
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import anyio
 
+from agentmesh.core.outside import Cluster, Databases, HttpClient
 from agentmesh.core.policy import Action
 from agentmesh.core.run import JSON, Entry, Kind, Run, RunState
 from agentmesh.core.store import Claim, Store
-from agentmesh.core.workflow import seconds
+from agentmesh.core.workflow import Step, seconds
+from agentmesh.engine.budget import Budget
 from agentmesh.engine.bus import Bus, Subscription
 from agentmesh.engine.definitions import Definition, Definitions
 from agentmesh.engine.faults import Leaving, StepFailed, error_of
 from agentmesh.engine.guard import Guard
 from agentmesh.engine.identity import principal_of
-from agentmesh.engine.journal import Journal
+from agentmesh.engine.journal import Journal, Recorded
 from agentmesh.engine.limit import UNLIMITED, Limit
 from agentmesh.engine.models import Models
 from agentmesh.engine.runs import LOOK_AGAIN, Runs
@@ -46,6 +48,12 @@ class Bench:
     adopt: Callable[[str], Awaitable[None]]
     """Claims a child run and executes it beside its parent, whatever the worker's limit."""
     stopping: Callable[[], bool]
+    perform: Callable[[Execution, Budget, Step, str, dict[str, JSON], Recorded], Awaitable[JSON]]
+    """`engine.perform.perform`; a replay puts what the journal says in its place."""
+    http: HttpClient | None = None
+    databases: Databases | None = None
+    cluster: Cluster | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Execution:

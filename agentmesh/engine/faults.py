@@ -23,6 +23,14 @@ class StepFailed(Exception):
         self.error = error
 
 
+class GaveUp(Exception):
+    """A step's plan is at its end. Never leaves the engine."""
+
+    def __init__(self, error: Mapping[str, JSON]) -> None:
+        super().__init__(error.get("code"))
+        self.error = error
+
+
 class Leaving(Exception):
     """The worker stops: the run goes back to the store between two steps. Never leaves the engine."""
 

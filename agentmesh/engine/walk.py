@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import anyio
 
 from agentmesh.core.expression import evaluate, evaluate_bool, render
-from agentmesh.core.model import Usage
-from agentmesh.core.run import JSON, Entry, Kind, StepState, Why, usage_to_json
+from agentmesh.core.run import JSON, Entry, Kind, StepState, Why
 from agentmesh.core.verdict import Outcome
 from agentmesh.core.workflow import Step
-from agentmesh.engine.attempts import GiveUp, Plan, Try
+from agentmesh.engine.attempts import GiveUp, Plan
 from agentmesh.engine.budget import Budget
-from agentmesh.engine.definitions import Facts
-from agentmesh.engine.faults import Leaving, StepFailed, error_of
+from agentmesh.engine.faults import GaveUp, Leaving, StepFailed, error_of
 from agentmesh.engine.journal import NOTHING, UNSET, Recorded, recall, spent
 from agentmesh.engine.limit import UNLIMITED, Limit
-from agentmesh.engine.steps import VERBS, Attempt, Done
+from agentmesh.engine.steps import VERBS
 from agentmesh.engine.validators import check_output, faults
 from agentmesh.errors import Fail, InvalidOutput, MeshError, StepError, StepTimeout, StoreError
 
@@ -93,7 +90,11 @@ class Walk:
                 await self._run.journal.write(skipped, hold=True)
                 return StepState.SKIPPED, None, None
             if self._run.definition.facts(step).verb in VERBS:
-                return StepState.COMPLETED, await self._perform(step, path, scope, recorded), None
+                return (
+                    StepState.COMPLETED,
+                    await self._run.bench.perform(self._run, self._budget, step, path, scope, recorded),
+                    None,
+                )
             output = await self._within_timeout(step, path, scope, recorded)
             done = Entry(Kind.STEP_COMPLETED, path, recorded.attempt or 1, {"verb": step.verb, "output": output})
             await self._run.journal.write(done, hold=True)
@@ -102,7 +103,7 @@ class Walk:
             raise
         except StepFailed as failed:
             error: Mapping[str, JSON] = {**failed.error, "path": failed.path}
-        except _GaveUp as gave_up:
+        except GaveUp as gave_up:
             error = gave_up.error
         except Exception as fault:
             if not isinstance(fault, MeshError):
@@ -133,7 +134,7 @@ class Walk:
             if any(v.outcome is not Outcome.PASS for v in verdicts):
                 follows = Plan(step, self._run.bench.random).note({"verdicts": [v.to_json() for v in verdicts]})
                 assert isinstance(follows, GiveUp)
-                raise _GaveUp(follows.error)
+                raise GaveUp(follows.error)
             return output
         assert timer.reached
         await self._run.cancel_children(path + "/", path + "[")
@@ -211,121 +212,6 @@ class Walk:
                 if recorded.state is StepState.FAILED and step.on_error != "continue":
                     assert recorded.error is not None
                     raise StepFailed(recorded.error.get("path") or inner, recorded.error)
-
-    # Steps that do I/O
-
-    async def _perform(self, step: Step, path: str, scope: Scope, recorded: Recorded) -> JSON:
-        """Attempts until one passes or the plan gives up; every attempt is a row."""
-        plan: Plan | None = None  # most steps pass at the first attempt and need none
-        follows: Try | GiveUp = _FIRST
-        if recorded.attempts:
-            plan = Plan(step, self._run.bench.random)
-            for entry in recorded.attempts:
-                follows = plan.note(entry.payload)
-        number, cut_off = recorded.attempt, recorded.open
-        key = f"{self._run.run.id}/{path}"
-        facts = self._run.definition.facts(step)
-        writes = facts.writes
-        while isinstance(follows, Try):
-            if follows.delay:
-                await self._run.journal.flush()
-                await self._run.bench.sleep(follows.delay)
-            number += 1
-            why = Why.RESUME if cut_off else follows.why
-            cut_off = False
-            rows = [Entry(Kind.STEP_STARTED, path, number, {"verb": facts.verb, "why": why.value})]
-            if writes:
-                rows.append(Entry(Kind.STEP_INTENT, path, number, {"key": key}))
-            await self._run.journal.write(*rows, wait=writes)
-            payload, done = await self._attempt(step, facts, path, scope, number, key, follows)
-            row = Entry(Kind.STEP_ATTEMPT, path, number, payload)
-            if done is not None and done.passed:
-                completed = Entry(Kind.STEP_COMPLETED, path, number, {"verb": facts.verb, "output": done.output})
-                await self._run.journal.write(row, completed, hold=True, put=done.puts)
-                return done.output
-            await self._run.journal.write(row, hold=True)
-            plan = plan or Plan(step, self._run.bench.random)
-            follows = plan.note(payload)
-        raise _GaveUp(follows.error)
-
-    async def _attempt(
-        self, step: Step, facts: Facts, path: str, scope: Scope, number: int, key: str, follows: Try
-    ) -> tuple[dict[str, JSON], Done | None]:
-        """One attempt: the payload of its row, and what came back if anything did."""
-        timeout = facts.timeout
-        begun = monotonic()
-        usage = Usage()
-        try:
-            with self._budget.reserve(step.llm.max_tokens if step.llm is not None else 0) as reservation:
-                bound = timeout
-                if reservation.seconds is not None and (timeout is None or reservation.seconds < timeout):
-                    bound = reservation.seconds
-                limit = UNLIMITED if bound is None else Limit(bound)
-                try:
-                    with limit:
-                        attempt = Attempt(
-                            step, path, number, scope, key, bound, limit.suspend, follows.model, follows.prior
-                        )
-                        done = await VERBS[facts.verb](self._run, attempt)
-                        usage = done.usage
-                    if limit.reached:
-                        await self._run.cancel_children(path)
-                        if timeout is None or bound != timeout:
-                            raise self._budget.exceeded_seconds()
-                        raise StepTimeout(f"step {path} took longer than its timeout of {timeout:g} s")
-                finally:
-                    if facts.verb not in _BY_CHILDREN:
-                        usage = Usage(
-                            usage.prompt_tokens,
-                            usage.completion_tokens,
-                            usage.cached_tokens,
-                            usage.seconds or monotonic() - begun,
-                        )
-                    reservation.tokens_spent = usage.tokens
-                    reservation.seconds_spent = usage.seconds
-        except (StoreError, Leaving):
-            raise
-        except (Exception, SystemExit) as fault:
-            if not isinstance(fault, MeshError):
-                log.exception("step %s of run %s failed", path, self._run.run.id)
-            error = error_of(fault)
-            if isinstance(fault, StepTimeout) and facts.writes and not facts.idempotent:
-                error.pop("retry", None)  # it may have acted before its time was over
-            return {"usage": _spent(usage), "error": error}, None
-        payload: dict[str, JSON] = {"usage": _spent(usage)}
-        if done.verdicts:
-            payload["verdicts"] = [v.to_json() for v in done.verdicts]
-        if done.model is not None:
-            payload |= {"model": done.model, "prompt_hash": done.prompt_hash}
-        if done.text is not None:
-            payload["text"] = done.text
-        elif step.llm is not None or not done.passed:
-            payload["output"] = done.output
-        return payload, done
-
-
-class _GaveUp(Exception):
-    """A step's plan is at its end. Never leaves this module."""
-
-    def __init__(self, error: Mapping[str, JSON]) -> None:
-        super().__init__(error.get("code"))
-        self.error = error
-
-
-_FIRST = Try(Why.FIRST)
-
-
-_UNLIMITED = Limit(None)
-_BY_CHILDREN = frozenset({"agent", "workflow"})
-"""Verbs whose time is spent, and counted, by another run."""
-
-
-def _spent(usage: Usage) -> dict[str, JSON]:
-    """A usage as rows keep it: what is nothing is left out, for there are many rows."""
-    kept = {name: value for name, value in usage_to_json(usage).items() if value}
-    if "seconds" in kept:
-        kept["seconds"] = round(kept["seconds"], 6)
-    return kept
 
 
 def _inner(scope: Scope) -> Scope:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import random as random_
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from agentmesh.core.outside import Cluster, Databases, HttpClient
 from agentmesh.core.store import Claim, Store
 from agentmesh.engine.bus import Bus
 from agentmesh.engine.definitions import Definitions
 from agentmesh.engine.execution import Bench, Execution
 from agentmesh.engine.guard import Guard
 from agentmesh.engine.models import Models
+from agentmesh.engine.perform import perform
 from agentmesh.engine.runs import Runs
 from agentmesh.engine.tools import Tools
 from agentmesh.errors import StoreError
@@ -35,6 +38,8 @@ class Worker:
         self, store: Store, definitions: Definitions, runs: Runs, tools: Tools, models: Models, guard: Guard, bus: Bus,
         *, clock: Callable[[], float], random: random_.Random, sleep: Callable[[float], Awaitable[None]],
         name: str, concurrency: int, lease: float, heartbeat: float,
+        http: HttpClient | None = None, databases: Databases | None = None, cluster: Cluster | None = None,
+        secrets: Mapping[str, str] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.name = name
         self._store = store
@@ -52,7 +57,8 @@ class Worker:
         self._tasks: TaskGroup
         self._bench = Bench(
             store, definitions, runs, tools, models, guard, bus, random, clock, sleep,
-            adopt=self._adopt, stopping=self._stopping.is_set,
+            adopt=self._adopt, stopping=self._stopping.is_set, perform=perform, http=http, databases=databases, cluster=cluster,
+            secrets=secrets,
         )  # fmt: skip
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:

@@ -1,0 +1,67 @@
+"""Outside: what steps reach besides tools, agents and models. Protocols; the adapters do the I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One request as it is sent; `body` is bytes already. Secrets are in place."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    timeout: float = 30.0
+    """Seconds for all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """What came back. `body`: JSON where the answer says it is, else text."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case; of a name given twice the values are joined by `, `."""
+    body: Any
+
+
+class HttpClient(Protocol):
+    """Sends requests of `http` steps and tools."""
+
+    async def send(self, request: HttpRequest) -> HttpAnswer:
+        """NotSent when no byte of the request can have reached the other side; Unanswered when it may have; TooLarge."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a statement gave: JSON values by column. `count`: rows given, or changed by a statement that gives none."""
+
+    rows: Sequence[Mapping[str, Any]]
+    count: int
+    truncated: bool = False
+
+
+class Databases(Protocol):
+    """The `databases:` of the mesh."""
+
+    async def query(
+        self, database: str, text: str, parameters: Mapping[str, Any], *, write: bool, rows: int, timeout: float | None
+    ) -> Rows:
+        """One statement in one transaction, read-only unless `write`.
+
+        Fail for what the database refuses, Retry when it cannot be reached.
+        """
+        ...
+
+
+class Cluster(Protocol):
+    """Runs installed functions as Ray tasks, by way of the supervised child."""
+
+    async def call(self, function: str, arguments: Mapping[str, Any], *, key: str, timeout: float | None) -> Any:
+        """The function's result as JSON. What it raises is raised as Fail or Retry; Retry when the cluster is not there."""
+        ...
