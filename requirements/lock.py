@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).parent
 PYTHONS = ("3.11", "3.12", "3.13")
-EXTRAS = ("cpu",)
+EXTRAS = ("cpu", "postgres")
 
 LEFT_OUT = {
     # CUDA builds that the resolver picks beside CPU torch, and that fail with it at import ("operator torchvision::nms does not exist").
