@@ -69,7 +69,10 @@ ADDRESS: dict[str, tuple[tuple[str, ...], str]] = {
     "httpx": (("adapters/", "a2a/"), "outgoing HTTP is an adapter's"),
     "typer": (("cli/",), "the command line is an edge for people"),
     "rich": (("cli/",), "the command line is an edge for people"),
-    "uvicorn": (("app.py",), "only the application serves"),
+    "uvicorn": (
+        ("app.py", "adapters/scripted_server.py"),
+        "only the application serves, and the scripted model that stands in for one of another machine",
+    ),
     "jwt": (("http/", "engine/identity.py"), "credentials become a Principal in one place"),
 }
 """Third-party package -> the files and folders that may import it, and why."""

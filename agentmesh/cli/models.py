@@ -1,8 +1,9 @@
-"""`models`: where the mesh's models stand."""
+"""`models`: where the mesh's models stand, and a scripted one for tests."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -34,3 +35,17 @@ def status(mesh: Mesh = None, as_json: Json = False) -> None:
         for m in models
     ]
     print_table(("MODEL", "STATE", "REPLICAS", "SINCE", "URL", ""), rows, "this mesh has no models")
+
+
+@app.command()
+def script(
+    file: Annotated[Path, typer.Argument(help="YAML file of what the model answers.")],
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 0,
+    log: Annotated[Path | None, typer.Option(help="File for a line of JSON about each request.")] = None,
+) -> None:
+    """Serve a scripted model for tests; prints the URL to give as `url` of a model. Ctrl-C stops it."""
+    import anyio
+
+    from agentmesh.adapters.scripted_server import serve
+
+    anyio.run(lambda: serve(file, port=port, log=log, announce=lambda url: print(url, flush=True)))
