@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self
 import anyio
 
 from agentmesh.adapters.http1 import Answer, Client, Dropped, Http1Client, HttpxClient, Unreachable
-from agentmesh.core.model import ChatChunk, ChatRequest, Model, ModelState, ModelStatus, Progress, Usage
+from agentmesh.core.model import ChatChunk, ChatRequest, Model, ModelState, ModelStatus, Progress, ToolUse, Usage
 from agentmesh.errors import ModelFailed, ModelRefused, ModelUnavailable, NotFound
 
 PATIENCE = 4
@@ -183,17 +183,20 @@ class _Call:
             document = json.loads(data)
             choice = document["choices"][0]
             text = choice["message"].get("content") or ""
+            calls = _Calls()
+            calls.add(choice["message"].get("tool_calls"))
+            tool_uses = calls.joined()
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelUnavailable(f"model {self._request.model!r} sent no chat completion; is `url` right?") from error
         usage = _usage(document.get("usage"), time.monotonic() - began)
-        return ChatChunk(text, choice.get("finish_reason") or "stop", usage, _answerer(document))
+        return ChatChunk(text, choice.get("finish_reason") or "stop", usage, _answerer(document), tool_uses)
 
     async def _stream(
         self, url: str, headers: Mapping[str, str], body: bytes, began: float
     ) -> AsyncGenerator[ChatChunk, None]:
         deadline = began + self._request.timeout
         finish: str | None = None
-        usage, who = None, None
+        usage, who, calls = None, None, _Calls()
         # No cancel scope may be open across a yield: each wait has its own.
         post = self._client.post(f"{url}/chat/completions", headers, body)
         with anyio.fail_after(self._request.timeout):
@@ -214,22 +217,58 @@ class _Call:
                 data = line[5:].strip()
                 if data == b"[DONE]":
                     continue  # read on to the end of the body, so that the connection can be kept
-                document = json.loads(data)
-                if "error" in document:
+                try:
+                    document = json.loads(data)
+                    failed = "error" in document
+                    who = _answerer(document) or who
+                    if document.get("usage"):
+                        usage = _usage(document["usage"], time.monotonic() - began)
+                    texts: list[str] = []
+                    for choice in document.get("choices") or ():
+                        finish = choice.get("finish_reason") or finish
+                        delta = choice.get("delta") or {}
+                        calls.add(delta.get("tool_calls"))
+                        texts.append(delta.get("content") or "")
+                except (ValueError, LookupError, TypeError, AttributeError) as error:
+                    raise ModelUnavailable(
+                        f"model {self._request.model!r} sent no chat completion; is `url` right?"
+                    ) from error
+                if failed:
                     raise _Again(_Try(_message(data) or "the stream broke off", loss=1))
-                who = _answerer(document) or who
-                if document.get("usage"):
-                    usage = _usage(document["usage"], time.monotonic() - began)
-                for choice in document.get("choices") or ():
-                    finish = choice.get("finish_reason") or finish
-                    if text := (choice.get("delta") or {}).get("content"):
-                        yield ChatChunk(text, model=who)
+                for text in filter(None, texts):
+                    yield ChatChunk(text, model=who)
         finally:
             with anyio.CancelScope(shield=True):
                 await post.__aexit__(None, None, None)
         if finish is None:
             raise Dropped("the stream ended before the answer did")
-        yield ChatChunk("", finish, usage or Usage(seconds=time.monotonic() - began), who)
+        yield ChatChunk("", finish, usage or Usage(seconds=time.monotonic() - began), who, calls.joined())
+
+
+class _Calls:
+    """The tools that an answer asks for, put together from what it says in pieces (or at once)."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, dict[str, str]] = {}
+
+    def add(self, calls: Sequence[Mapping[str, Any]] | None) -> None:
+        for place, call in enumerate(calls or ()):
+            # Streams number the calls; some endpoints do not, and send each as a whole with an id of its own.
+            index = call.get("index")
+            if index is None:
+                index = len(self._parts) if call.get("id") else max(self._parts, default=place)
+            part = self._parts.setdefault(index, {"id": "", "name": "", "arguments": ""})
+            function = call.get("function") or {}
+            said = function.get("arguments")
+            part["id"] = part["id"] or call.get("id") or ""
+            part["name"] = part["name"] or function.get("name") or ""
+            part["arguments"] += said if isinstance(said, str) else "" if said is None else json.dumps(said)
+
+    def joined(self) -> tuple[ToolUse, ...]:
+        return tuple(
+            ToolUse(part["id"] or f"call_{index}", part["name"], part["arguments"])
+            for index, part in sorted(self._parts.items())
+        )
 
 
 def _body(request: ChatRequest, model: Model) -> dict[str, Any]:
@@ -240,6 +279,8 @@ def _body(request: ChatRequest, model: Model) -> dict[str, Any]:
     for name in ("max_tokens", "temperature", "seed"):
         if (value := getattr(request, name)) is not None:
             body[name] = value
+    if request.tools:
+        body["tools"] = list(request.tools)
     if request.stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     if request.schema is not None:

@@ -13,8 +13,10 @@ import anyio
 import pytest
 
 from agentmesh.adapters.http1 import Http1Client, HttpxClient
+from agentmesh.adapters.model_script import Script, ScriptFile
 from agentmesh.adapters.openai_http import OpenAiHttp
-from agentmesh.core.model import ChatChunk, ChatRequest, Deploy, Model, ModelState, ModelStatus
+from agentmesh.adapters.scripted_server import serving
+from agentmesh.core.model import ChatChunk, ChatRequest, Deploy, Model, ModelState, ModelStatus, ToolUse
 from agentmesh.errors import ModelFailed, ModelRefused, ModelUnavailable, NotFound
 
 pytestmark = pytest.mark.anyio
@@ -378,3 +380,63 @@ async def test_a_header_cannot_bring_another():
         with pytest.raises(ValueError, match="line break"):
             await collect(backend, ChatRequest("hosted", ASK, headers={"x-run": "a\r\nx-evil: b"}))
     assert served.seen == []
+
+
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+
+
+def script(*answers: dict) -> Script:
+    return Script(ScriptFile.model_validate({"answers": list(answers)}))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_tools_that_a_model_asks_for_are_whole(stream):
+    """Several calls in one answer, whose streamed pieces are joined; they come with the last chunk."""
+    asks = {"say": "looking", "tools": [{"name": "find", "arguments": {"n": 7}, "id": "a"}, {"name": "find"}]}
+    with anyio.fail_after(10):
+        async with serving(script(asks)) as (url, app), OpenAiHttp(hosted(url)) as backend:
+            request = ChatRequest(
+                "hosted", ASK, tools=TOOLS, stream=stream, headers={"Idempotency-Key": "run/ask/turn[0]"}
+            )
+            chunks = await collect(backend, request)
+    assert chunks[-1].tool_uses == (ToolUse("a", "find", '{"n": 7}'), ToolUse("call_1_1", "find", "{}"))
+    assert chunks[-1].finish_reason == "tool_calls"
+    assert "".join(c.text for c in chunks) == "looking"
+    assert app.requests[0]["tools"] == TOOLS
+    assert app.by_key == {"run/ask/turn[0]": 1}
+
+
+async def test_calls_of_a_stream_that_does_not_number_them_are_told_apart():
+    """Some endpoints send each call as a whole with its own id; others send the arguments as an object."""
+    first = {"id": "a", "function": {"name": "find", "arguments": {"n": 1}}}
+    second = {"id": "b", "function": {"name": "find", "arguments": "{}"}}
+    pieces = [{"choices": [{"delta": {"tool_calls": [c]}}]} for c in (first, second)]
+    end = {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}
+    async with endpoint(events(*pieces, end)) as served, OpenAiHttp(hosted(served.url)) as backend:
+        (chunk,) = await collect(backend, ChatRequest("hosted", ASK, tools=TOOLS, stream=True))
+    assert chunk.tool_uses == (ToolUse("a", "find", '{"n": 1}'), ToolUse("b", "find", "{}"))
+
+
+async def test_a_stream_of_something_else_is_told():
+    """What is no chat completion is the endpoint's fault, told as such and not as Python's."""
+    async with endpoint(events(["no", "object"])) as served, OpenAiHttp(hosted(served.url)) as backend:
+        with pytest.raises(ModelUnavailable, match="no chat completion"):
+            await collect(backend, ChatRequest("hosted", ASK, stream=True))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("client", [Http1Client, HttpxClient])
+@pytest.mark.parametrize("answer", [{"fault": "hang"}, {"say": "one two three", "pace": 3600}])
+async def test_a_cancelled_chat_leaves_the_model_at_once(stream, client, answer):
+    """The model sees the connection end, while it thinks and in the middle of a stream."""
+    answer = answer if stream else answer | {"latency": 3600}
+    with anyio.fail_after(10):
+        async with serving(script(answer)) as (url, app), OpenAiHttp(hosted(url), plain=client()) as backend:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(collect, backend, ChatRequest("hosted", ASK, stream=stream, timeout=3600))
+                while not app.requests:
+                    await anyio.sleep(0.01)
+                tasks.cancel_scope.cancel()
+            while app.requests[0]["fate"] is None:
+                await anyio.sleep(0.01)
+            assert app.requests[0]["fate"] == "disconnected"
