@@ -7,28 +7,38 @@ in, so that a test sees what a database would give back, and nobody can change w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Self
 
 from agentmesh.adapters.changes import Changes, Subscription
 from agentmesh.adapters.json_text import decode, encode
 from agentmesh.core.run import Entry, Folder, Kind, Run, RunState
-from agentmesh.core.store import Claim, RunFilter, RunPage, check_names, head_state, page_cursor, page_key
-from agentmesh.errors import LeaseLost, NotFound, StoreError
+from agentmesh.core.store import COUNTED, Claim, RunFilter, RunPage, check_names, head_state, page_cursor, page_key
+from agentmesh.errors import Conflict, LeaseLost, NotFound, StoreError
 
 
 @dataclass(slots=True)
 class _Row:
     folder: Folder
+    due_at: float | None
+    """The end of the lease, or when it may be claimed; None: it has ended."""
     entries: list[Entry] = field(default_factory=list)
     epoch: int = 0
     worker: str | None = None
-    lease_until: float = 0.0
+    mail: int = 0
+    keys: set[str] = field(default_factory=set)
+    """Of what was posted."""
 
     @property
     def run(self) -> Run:
         return self.folder.run
+
+    @property
+    def parked(self) -> bool:
+        return self.worker is None and self.folder.state is not RunState.SUBMITTED and self.due_at is not None
 
 
 def _copy(value: Any) -> Any:
@@ -41,7 +51,7 @@ class MemoryStore:
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._rows: dict[str, _Row] = {}
-        self._open: dict[str, None] = {}
+        self._open: dict[str, _Row] = {}
         """Runs that are not terminal."""
         self._keys: dict[tuple[str, str], str] = {}
         self._definitions: dict[str, Mapping[str, Any]] = {}
@@ -54,8 +64,13 @@ class MemoryStore:
     async def __aexit__(self, *exc: object) -> None:
         self._changes.close()
 
-    async def start_run(self, run: Run, definition: Mapping[str, Any] | None = None) -> tuple[Run, bool]:
+    async def start_run(
+        self, run: Run, definition: Mapping[str, Any] | None = None, *, entries: Sequence[Entry] = (),
+        due_at: float | None = None,
+    ) -> tuple[Run, bool]:  # fmt: skip
         check_names(run.id, run.key, run.owner, run.tenant, run.context_id, run.parent, run.parent_path)
+        check_names(run.forked_from, *(entry.path for entry in entries))
+        head_state(RunState.SUBMITTED, entries, None)
         if run.key is not None and (earlier := self._keys.get((run.tenant, run.key))) is not None:
             return self._rows[earlier].run, False
         if run.id in self._rows:
@@ -72,17 +87,21 @@ class MemoryStore:
             key=run.key,
             parent=run.parent,
             parent_path=run.parent_path,
+            forked_from=run.forked_from,
             context_id=run.context_id,
             message=_copy(run.message),
             created_at=now,
         )
+        copies = [replace(entry, payload=_copy(entry.payload)) for entry in entries]
         if definition is not None:
             self._definitions.setdefault(run.definition, _copy(definition))
-        self._rows[run.id] = row = _Row(Folder(fresh))
-        self._open[run.id] = None
+        self._rows[run.id] = row = _Row(Folder(fresh), now if due_at is None else due_at)
+        self._open[run.id] = row
         if run.key is not None:
             self._keys[run.tenant, run.key] = run.id
         self._add(row, Entry(Kind.RUN_SUBMITTED), at=now)
+        for entry in copies:
+            self._add(row, entry, at=entry.at or now)
         self._changes.publish([run.id])
         return row.run, True
 
@@ -100,7 +119,7 @@ class MemoryStore:
         row = self._rows.get(run_id)
         if row is None or row.worker is None or row.epoch != epoch:
             if wait:
-                raise LeaseLost(f"Run {run_id} is not held under epoch {epoch} any more; stop working on it.")
+                raise _lost(run_id, epoch)
             return  # said at the next append that waits, as by a store that commits later
         head_state(row.folder.state, entries, state)
         copies = [replace(entry, payload=_copy(entry.payload)) for entry in entries]
@@ -111,6 +130,40 @@ class MemoryStore:
             self._values.setdefault(scope, {})[key] = value
         self._changes.publish([run_id])
 
+    async def park(
+        self, run_id: str, epoch: int, entries: Sequence[Entry], *, wake_at: float | None, mail: int
+    ) -> int | None:
+        check_names(*(entry.path for entry in entries))
+        row = self._rows.get(run_id)
+        if row is None or row.worker is None or row.epoch != epoch:
+            raise _lost(run_id, epoch)
+        if row.mail != mail:
+            return row.mail
+        head_state(row.folder.state, entries, None)
+        for entry in [replace(entry, payload=_copy(entry.payload)) for entry in entries]:
+            self._add(row, entry)
+        if row.due_at is not None:
+            row.worker, row.due_at = None, inf if wake_at is None else wake_at
+        self._changes.publish([run_id])
+        return None
+
+    async def post(self, run_id: str, entry: Entry, *, key: str | None = None) -> tuple[Run, bool]:
+        check_names(entry.path, key)
+        row = self._rows.get(run_id)
+        if row is None:
+            raise NotFound(f"There is no run {run_id}.")
+        if key is not None and key in row.keys:
+            return row.run, False
+        if row.folder.state.terminal:
+            raise Conflict(f"Run {run_id} has ended ({row.folder.state}); nothing can be sent to it any more.")
+        copy = replace(entry, payload=_copy(entry.payload))
+        if key is not None:
+            row.keys.add(key)
+        self._add(row, copy)
+        self._wake(row)
+        self._changes.publish([run_id])
+        return row.run, True
+
     async def request_cancel(self, run_id: str, by: str) -> Run:
         row = self._rows.get(run_id)
         if row is None:
@@ -119,25 +172,31 @@ class MemoryStore:
             self._add(row, Entry(Kind.RUN_CANCEL_REQUESTED, payload={"by": by}))
             if row.epoch == 0:
                 self._add(row, Entry(Kind.RUN_CANCELED, payload={"by": by}))
+            else:
+                self._wake(row)
             self._changes.publish([run_id])
         return row.run
 
     async def claim(
-        self, worker: str, *, limit: int, lease: float = 30.0, only: Sequence[str] | None = None
-    ) -> Sequence[Claim]:
+        self, worker: str, *, limit: int, lease: float = 30.0, only: Sequence[str] | None = None,
+        at_once: Mapping[str, int] | None = None,
+    ) -> Sequence[Claim]:  # fmt: skip
         now = self._clock()
         claims: list[Claim] = []
-        open_rows = (self._rows[run_id] for run_id in self._open)
-        for row in sorted(open_rows, key=lambda row: (row.run.created_at, row.run.id)):
+        bounds = {} if only is not None else dict(at_once or {})
+        held = Counter(row.run.workflow for row in self._open.values() if row.worker is not None and _due(row) > now)
+        due = (row for row in self._open.values() if _due(row) <= now and (only is None or row.run.id in only))
+        for row in sorted(due, key=lambda row: (_due(row), row.run.id)):
             if len(claims) >= limit:
                 break
-            if row.lease_until > now or (only is not None and row.run.id not in only):
+            workflow = row.run.workflow
+            if held[workflow] >= bounds.get(workflow, inf):
                 continue
+            held[workflow] += 1
             row.epoch += 1
-            row.worker = worker
-            row.lease_until = now + lease
+            row.worker, row.due_at = worker, now + lease
             self._add(row, Entry(Kind.RUN_WORKING, payload={"worker": worker}))
-            claims.append(Claim(row.run, row.epoch))
+            claims.append(Claim(row.run, row.epoch, row.mail))
         self._changes.publish([claim.run.id for claim in claims])
         return claims
 
@@ -149,18 +208,26 @@ class MemoryStore:
             if row is None or row.worker != worker or row.epoch != epoch:
                 lost.append(run_id)
             else:
-                row.lease_until = until
+                row.due_at = until
         return lost
 
     async def release(self, run_id: str, epoch: int) -> None:
         row = self._rows.get(run_id)
         if row is not None and row.worker is not None and row.epoch == epoch:
-            row.worker, row.lease_until = None, 0.0
+            row.worker, row.due_at = None, self._clock()
             self._changes.publish([run_id])
+
+    async def next_due(self) -> float | None:
+        earliest = min((_due(row) for row in self._open.values() if row.worker is None), default=inf)
+        return None if earliest == inf else earliest
 
     async def get_run(self, run_id: str) -> Run | None:
         row = self._rows.get(run_id)
         return None if row is None else row.run
+
+    async def get_head(self, run_id: str) -> Run | None:
+        row = self._rows.get(run_id)
+        return None if row is None else replace(row.run, steps={})
 
     async def list_runs(self, where: RunFilter) -> RunPage:
         before = page_key(where.cursor)
@@ -171,7 +238,7 @@ class MemoryStore:
         )
         rest = [run for run in runs if before is None or (run.created_at, run.id) < before]
         page = tuple(replace(run, steps={}) for run in rest[: where.limit])
-        return RunPage(page, page_cursor(page[-1]) if len(rest) > len(page) else None, len(runs))
+        return RunPage(page, page_cursor(page[-1]) if len(rest) > len(page) else None, min(len(runs), COUNTED))
 
     async def entries(self, run_id: str, after: int = 0) -> Sequence[Entry]:
         row = self._rows.get(run_id)
@@ -179,6 +246,26 @@ class MemoryStore:
 
     def changes(self, run_id: str | None = None) -> Subscription:
         return self._changes.subscribe(run_id)
+
+    async def prune(self, before: float, *, tenant: str | None = None, limit: int = 1000) -> int:
+        removed = 0
+        roots = [row for row in self._rows.values() if row.run.parent is None or row.run.parent not in self._rows]
+        for root in sorted(roots, key=lambda row: (row.run.updated_at, row.run.id)):
+            if removed >= limit:
+                break
+            if tenant is not None and root.run.tenant != tenant:
+                continue
+            family = [root, *self._children(root.run.id)]
+            if root.run.updated_at >= before or not all(row.folder.state.terminal for row in family):
+                continue
+            for row in family:
+                del self._rows[row.run.id]
+                if row.run.key is not None:
+                    self._keys.pop((row.run.tenant, row.run.key), None)
+            removed += len(family)
+        pinned = {row.run.definition for row in self._rows.values()}
+        self._definitions = {digest: said for digest, said in self._definitions.items() if digest in pinned}
+        return removed
 
     async def get_definition(self, digest: str) -> Mapping[str, Any] | None:
         return self._definitions.get(digest)
@@ -197,9 +284,34 @@ class MemoryStore:
         numbered = replace(entry, seq=row.folder.seq + 1, at=self._clock() if at is None else at)
         row.entries.append(numbered)
         row.folder.add(numbered)
-        if row.folder.state.terminal:
-            row.worker, row.lease_until = None, 0.0
-            self._open.pop(row.folder.run.id, None)
+        if not row.folder.state.terminal or row.due_at is None:
+            return
+        row.worker = row.due_at = None
+        self._open.pop(row.folder.run.id, None)
+        parent = self._rows.get(row.run.parent or "")
+        if parent is not None and parent.due_at is not None:
+            self._wake(parent)
+            self._changes.publish([parent.run.id])
+
+    def _wake(self, row: _Row) -> None:
+        """Something arrived from outside."""
+        row.mail += 1
+        if row.parked:
+            row.due_at = min(_due(row), self._clock())
+
+    def _children(self, run_id: str) -> Iterator[_Row]:
+        for row in self._rows.values():
+            if row.run.parent == run_id:
+                yield row
+                yield from self._children(row.run.id)
+
+
+def _due(row: _Row) -> float:
+    return inf if row.due_at is None else row.due_at
+
+
+def _lost(run_id: str, epoch: int) -> LeaseLost:
+    return LeaseLost(f"Run {run_id} is not held under epoch {epoch} any more; stop working on it.")
 
 
 def _matches(run: Run, where: RunFilter) -> bool:

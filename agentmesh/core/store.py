@@ -1,6 +1,6 @@
 """Store: the atomic operations the engine needs, each one transaction.
 
-Rules every implementation keeps (tests/contracts/store.py runs on all):
+Rules every implementation keeps (tests/contracts runs on all):
   accepted means durable: a call returns after its commit, except `append(..., wait=False)`, which keeps the order;
   every append asserts the epoch: a worker that lost its lease gets LeaseLost and wrote nothing;
   a key starts one run, whoever asks how often;
@@ -52,6 +52,10 @@ class RunFilter:
     cursor: str | None = None
 
 
+COUNTED = 10_000
+"""Up to here `RunPage.total` is exact; more are not counted, so that a page costs the same however much there is."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunPage:
     """`runs` are heads: state, input and output, but `steps` is empty."""
@@ -59,6 +63,7 @@ class RunPage:
     runs: tuple[Run, ...]
     next: str | None = None
     total: int = 0
+    """How many match, on all pages; COUNTED means so many or more."""
 
 
 class Store(Protocol):
@@ -77,7 +82,8 @@ class Store(Protocol):
         journal; times that are set are kept). `due_at`: not to be claimed earlier.
 
         What a run begins with is taken from `run`: id, input, who and whence; not its state or steps. `created_at` 0
-        means now. When (tenant, key) exists already, nothing is written: the existing run and False.
+        means now. When (tenant, key) exists already, nothing is written: the existing run and False. ValueError when
+        `entries` go on past a terminal one.
         """
         ...
 
