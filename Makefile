@@ -2,14 +2,14 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup serve test test-fast test-real check e2e bench train eval lock clean
+.PHONY: help setup serve test test-fast test-real faults check e2e bench bench-workflows train eval lock clean
 py := .venv/bin/python
 HOST ?= 127.0.0.1
 PORT ?= 8080
 BENCHMARKS ?= start model_stack journal engine_steps mcp_overhead
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.set-up: pyproject.toml requirements/base.txt requirements/dev.txt requirements/setup.sh
 	@bash requirements/setup.sh
@@ -22,10 +22,14 @@ serve: .venv/.set-up ## Serve the example mesh of this folder on http://127.0.0.
 test: test-fast test-real ## Run all tests, those on the real stack too
 
 test-fast: .venv/.set-up ## Run the tests that need neither Ray nor vLLM
-	$(py) -m pytest -q -m "not real and not clients"
+	$(py) -m pytest -q -m "not real and not clients and not faults"
 
 test-real: .venv/.set-up ## Run the tests on the real stack: Ray, vLLM, sockets
 	$(py) -m pytest -q -m "real and not clients"
+
+faults: .venv/.set-up ## Break a served mesh and its databases on purpose, and simulate a minute of schedules (a quarter of an hour)
+	$(py) -m tests.simulation --seconds 60
+	$(py) -m pytest -q -m faults
 
 check: .venv/.set-up ## Lint (ruff) and strict types (mypy)
 	$(py) -m ruff check .
@@ -37,6 +41,9 @@ e2e: .venv/.set-up ## Run the JavaScript MCP and A2A clients against a served me
 
 bench: .venv/.set-up ## Run the benchmarks (a quarter of an hour); each ends in one line and a JSON file
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; PYTHONPATH=. $(py) benchmarks/$$name.py; done
+
+bench-workflows: .venv/.set-up ## Measure the workflow engine beside its peers (each in an environment of its own); ends in one line
+	PYTHONPATH=. $(py) benchmarks/workflows.py
 
 train: .venv/.set-up ## Train the shipped model again (about an hour on two cores)
 	$(py) -m training.train

@@ -1,0 +1,23 @@
+"""Python functions that the fault tests' workflows call."""
+
+from __future__ import annotations
+
+import urllib.request
+
+from agentmesh.core.context import Context
+from agentmesh.errors import Fail
+
+
+def charge(ctx: Context, *, url: str, n: int) -> dict[str, int]:
+    """Does something to the outside world under the step's key, and keeps a sum with the step's completion."""
+    request = urllib.request.Request(url, data=b"{}", headers={"Idempotency-Key": ctx.key}, method="POST")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        answer.read()
+    count = (ctx.state.get("charged") or 0) + 1
+    ctx.put("charged", count)
+    return {"n": n, "charged": count}
+
+
+def refuse() -> None:
+    """Fails for good."""
+    raise Fail("this never works")
