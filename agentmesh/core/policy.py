@@ -92,6 +92,8 @@ class Decision:
     allowed: bool
     rule: str
     reason: str = ""
+    named: bool = False
+    """A rule that allows it names the action itself, not a pattern."""
 
 
 # Deciding
@@ -120,7 +122,9 @@ def decide(policies: Sequence[PolicyFile], principal: Principal, action: Action)
                     return Decision(False, rule.name, f"the rule could not be evaluated: {error.message}")
         if rule.denies:
             return Decision(False, rule.name)
-        allowed = allowed or Decision(True, rule.name)
+        named = action.verb in rule.actions
+        if allowed is None or (named and not allowed.named):
+            allowed = Decision(True, rule.name, named=named)
     return allowed or _NOTHING_ALLOWS
 
 

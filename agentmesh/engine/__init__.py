@@ -90,6 +90,7 @@ def build_engine(
         name=worker_name or f"worker-{os.getpid()}-{random.getrandbits(32):08x}",
         concurrency=concurrency, lease=lease, heartbeat=heartbeat,
         http=http, databases=databases, cluster=cluster, secrets=secrets,
+        at_once={name: workflow.concurrency for name, workflow in mesh.workflows.items() if workflow.concurrency is not None},
     )  # fmt: skip
     scheduler = Scheduler(mesh, store, runs, bus, clock=clock, sleep=sleep)
     return Engine(mesh, store, tools, agents, models, runs, worker, scheduler, clock, random)

@@ -10,10 +10,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import anyio
 
 from agentmesh.core.run import Run
+
+
+class Executing(Protocol):
+    """A run that this process executes."""
+
+    def cancel(self, by: str) -> None:
+        """Stops it at once."""
+        ...
+
+    async def look(self) -> None:
+        """Something arrived for it from outside, or may have."""
+        ...
 
 
 class Subscription:
@@ -22,11 +35,14 @@ class Subscription:
     def __init__(self) -> None:
         self._event = anyio.Event()
         self._end = anyio.Event()
+        self._stir = anyio.Event()
         self.changed = False
         """The journal may have grown since `wait` returned last."""
         self.notices: deque[str] = deque(maxlen=256)
         self.ended: Run | None = None
         """The run's head (no steps) after its terminal entry was committed in this process."""
+        self.on_end: Callable[[], None] | None = None
+        """Called when the run has ended, or was parked, in this process."""
 
     def wake(self) -> None:
         self._event.set()
@@ -36,6 +52,12 @@ class Subscription:
         self.changed = True
         self._event.set()
         self._end.set()
+        self.stir()
+
+    def stir(self) -> None:
+        self._stir.set()
+        if self.on_end is not None:
+            self.on_end()
 
     async def wait(self) -> None:
         """Returns when there is something new; at once when there has been since the last return."""
@@ -46,19 +68,25 @@ class Subscription:
         """Returns when the run has ended in this process; what happens before does not wake it."""
         await self._end.wait()
 
+    async def wait_end_or_park(self) -> bool:
+        """Returns when the run has ended, or stopped working here because it only waits."""
+        await self._stir.wait()
+        self._stir = anyio.Event()
+        return True
+
 
 class Bus:
     """Wires Runs, Worker and watchers of one process together without their knowing each other."""
 
     def __init__(self) -> None:
         self._subscriptions: dict[str, set[Subscription]] = {}
-        self._owned: dict[str, Callable[[str], None]] = {}
+        self._owned: dict[str, Executing] = {}
         self._parents: dict[str, str] = {}
         self._started = anyio.Event()
         self._listeners: set[Callable[[str], None]] = set()
-        self.claimer: Callable[[str, bool], Awaitable[None] | None] | None = None
-        """The worker's, while it runs: given a run that is just being recorded and whether it has a parent, what claims it; None
-        when there is no place for it now."""
+        self.claimer: Callable[[str, bool, str], Awaitable[None] | None] | None = None
+        """The worker's, while it runs: given a run that is just being recorded, whether it has a parent, and its workflow, what claims
+        it; None when there is no place for it now."""
 
     @contextmanager
     def subscribe(self, run_id: str) -> Iterator[Subscription]:
@@ -94,6 +122,11 @@ class Bus:
         for listener in tuple(self._listeners):
             listener(run.id)
 
+    def parked(self, run_id: str) -> None:
+        """A run of this process waits in the store now."""
+        for subscription in tuple(self._subscriptions.get(run_id, ())):
+            subscription.stir()
+
     @contextmanager
     def on_end(self, listener: Callable[[str], None]) -> Iterator[None]:
         """Calls `listener` with the id of every run that ends in this process."""
@@ -115,9 +148,9 @@ class Bus:
         if self._started.is_set():
             self._started = anyio.Event()
 
-    def own(self, run_id: str, parent: str | None, cancel: Callable[[str], None]) -> None:
-        """This process executes the run; `cancel(by)` stops it at once."""
-        self._owned[run_id] = cancel
+    def own(self, run_id: str, parent: str | None, execution: Executing) -> None:
+        """This process executes the run."""
+        self._owned[run_id] = execution
         if parent is not None:
             self._parents[run_id] = parent
 
@@ -130,8 +163,16 @@ class Bus:
 
     def cancel(self, run_id: str, by: str) -> bool:
         """Stops the run at once if this process executes it."""
-        cancel = self._owned.get(run_id)
-        if cancel is None:
+        execution = self._owned.get(run_id)
+        if execution is None:
             return False
-        cancel(by)
+        execution.cancel(by)
         return True
+
+    async def arrived(self, run_id: str) -> None:
+        """Something from outside was recorded for the run: whoever executes it here looks, else it is there to be claimed."""
+        execution = self._owned.get(run_id)
+        if execution is None:
+            self.started()
+        else:
+            await execution.look()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import random as random_
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
 
 import anyio
 
 from agentmesh.core.outside import Cluster, Databases, HttpClient
 from agentmesh.core.policy import Action
+from agentmesh.core.question import Answer, waiting_payload
 from agentmesh.core.run import JSON, Entry, Kind, Run, RunState
 from agentmesh.core.store import Claim, Store
 from agentmesh.core.workflow import Step, seconds
@@ -20,13 +24,14 @@ from agentmesh.engine.definitions import Definition, Definitions
 from agentmesh.engine.faults import Leaving, StepFailed, error_of
 from agentmesh.engine.guard import Guard
 from agentmesh.engine.identity import principal_of
-from agentmesh.engine.journal import Journal, Recorded
-from agentmesh.engine.limit import UNLIMITED, Limit
+from agentmesh.engine.journal import NOTHING, Journal, Recorded, recall
+from agentmesh.engine.limit import Limit
 from agentmesh.engine.models import Models
 from agentmesh.engine.runs import LOOK_AGAIN, Runs
 from agentmesh.engine.tools import Tools
-from agentmesh.engine.walk import Walk
-from agentmesh.errors import LeaseLost, MeshError, StoreError
+from agentmesh.engine.waiting import Inbox, Wait, Waits
+from agentmesh.engine.walk import Walk, has_compensation
+from agentmesh.errors import Declined, Expired, LeaseLost, MeshError, StoreError
 
 log = logging.getLogger("agentmesh.engine")
 
@@ -57,7 +62,7 @@ class Bench:
 
 
 class Execution:
-    """Executes one run under one epoch. Its `execute` is called once; `cancel` may be called at any time."""
+    """Executes one run under one epoch. Its `execute` is called once; `cancel` and `look` may be called at any time."""
 
     def __init__(self, bench: Bench, claim: Claim) -> None:
         self.bench = bench
@@ -66,11 +71,23 @@ class Execution:
         self.principal = principal_of(claim.run)
         self.journal = Journal(bench.store, claim.run.id, claim.epoch)
         self.definition: Definition
+        self.waits = Waits(bench.clock, bench.sleep, self._park)
+        self.inbox = Inbox()
+        self.entries: Sequence[Entry] = ()
+        """The journal, when the walk began."""
+        self.recorded: dict[str, Recorded] = {}
+        """What the journal said, by path, when the walk began."""
+        self._mail = claim.mail
         self._children = {
             path: step.child for path, step in claim.run.steps.items() if step.child and not step.state.ended
         }
         self._scope = anyio.CancelScope()
         self._canceled_by: str | None = None
+        self._parking = False
+        self._stale = False
+        """Something may have arrived that `inbox` does not have."""
+        self._asking: set[str] = set()
+        """Questions that wait for a person now."""
 
     def cancel(self, by: str) -> None:
         """Ends the run as canceled, in-flight work at once."""
@@ -81,6 +98,13 @@ class Execution:
         """Stops without a word: another worker owns the run."""
         self._scope.cancel()
 
+    async def look(self) -> None:
+        """Something arrived from outside, or may have: branches that wait look whether it was for them."""
+        if not self.waits.any:
+            self._stale = True
+        elif self.inbox.read(await self.bench.store.entries(self.run.id, self.inbox.seq)) or self._children:
+            self.waits.wake_all()
+
     def notice(self, line: str) -> None:
         self.bench.bus.notice(self.run.id, line)
 
@@ -88,15 +112,10 @@ class Execution:
         self.bench.guard.authorize(self.principal, action)
 
     async def execute(self) -> None:
-        """Returns when the run has ended, was given back or was lost. Cancelled: gives the run back first."""
+        """Returns when the run has ended, was parked, given back or lost. Cancelled: gives the run back first."""
         try:
-            with self._scope:
-                ending = await self._ending()
-                await self._end(ending)
-                return
-            if self._canceled_by is not None:
-                await self.cancel_children()
-                await self._end(Entry(Kind.RUN_CANCELED, payload={"by": self._canceled_by}))
+            while not await self._once():
+                pass
         except (Leaving, anyio.get_cancelled_exc_class()) as leaving:
             with anyio.CancelScope(shield=True):
                 await self._give_back()
@@ -106,6 +125,48 @@ class Execution:
             log.info("run %s is another worker's now", self.run.id)
         except StoreError:
             log.exception("run %s stops here: the store failed; it goes on when its lease is over", self.run.id)
+
+    async def _once(self) -> bool:
+        """One walk from what the journal says; False when something arrived while the run was about to be parked."""
+        way_back: Mapping[str, JSON] | None = None
+        with self._scope:
+            found = await self._forth()
+            if isinstance(found, Entry):
+                await self._end(found)
+                return True
+            way_back = found
+        if way_back is None and self._canceled_by is not None:
+            way_back = {"by": self._canceled_by}
+        if way_back is not None:
+            await self.cancel_children()
+            await self._end(await self._back(way_back))
+        elif self._parking:
+            with anyio.CancelScope(shield=True):
+                return await self._parked()
+        return True
+
+    def _park(self) -> None:
+        self._parking = True
+        self._wake_at = self.waits.wake_at
+        self._asked = bool(self._asking)
+        self._scope.cancel()
+
+    async def _parked(self) -> bool:
+        entries = [Entry(Kind.RUN_INPUT_REQUIRED)] if self._asked else []
+        await self.journal.flush(wait=True)
+        newer = await self.bench.store.park(self.run.id, self.epoch, entries, wake_at=self._wake_at, mail=self._mail)
+        if newer is None:
+            self.bench.bus.parked(self.run.id)
+            return True
+        self._mail = newer
+        found = await self.bench.store.get_run(self.run.id)
+        if found is not None:
+            self.run = found
+        self._scope, self._parking = anyio.CancelScope(), False
+        self.waits, self.inbox = Waits(self.bench.clock, self.bench.sleep, self._park), Inbox()
+        if self._canceled_by is not None:
+            self._scope.cancel()
+        return False
 
     async def _give_back(self) -> None:
         try:
@@ -124,23 +185,22 @@ class Execution:
             replace(self.run, state=state, output=payload.get("output"), error=payload.get("error"), steps={})
         )
 
-    async def _ending(self) -> Entry:
-        """Walks the run; the terminal entry."""
-        if self.run.cancel_requested:
-            await self.cancel_children()
-            return Entry(Kind.RUN_CANCELED, payload={"by": self.run.owner})
+    async def _forth(self) -> Entry | Mapping[str, JSON]:
+        """Walks the run: the terminal entry of one that completed, else why it goes back ({error} or {by})."""
         path = ""
         try:
             self.definition = await self.bench.definitions.load(self.run.definition)
+            undoing = await self._remember()
+            if undoing is not None:
+                return undoing
+            if self.run.cancel_requested:
+                return {"by": self.run.owner}
             workflow = self.definition.workflow
-            entries = await self.bench.store.entries(self.run.id) if self.run.steps else ()
-            left = None
-            if workflow.deadline is not None:
-                left = self.run.created_at + seconds(workflow.deadline) - self.bench.clock()
-            limit = UNLIMITED if left is None else Limit(left)
-            with limit:
-                output = await Walk(self, entries).to_the_end()
-                return Entry(Kind.RUN_COMPLETED, payload={"output": output})
+            if workflow.deadline is None:
+                return Entry(Kind.RUN_COMPLETED, payload={"output": await Walk(self).to_the_end()})
+            due = self.run.created_at + seconds(workflow.deadline)
+            with self.waits.deadline(due), Limit(due - self.bench.clock()) as limit:
+                return Entry(Kind.RUN_COMPLETED, payload={"output": await Walk(self).to_the_end()})
             assert limit.reached
             error: dict[str, JSON] = {
                 "code": "deadline", "message": f"the run did not end within its deadline of {workflow.deadline}"
@@ -155,8 +215,120 @@ class Execution:
         except Exception as fault:
             log.exception("run %s failed", self.run.id)
             error = error_of(fault)
-        await self.cancel_children()
-        return Entry(Kind.RUN_FAILED, payload={"error": {**error, "path": error.get("path") or path}})
+        return {"error": {**error, "path": error.get("path") or path}}
+
+    async def _remember(self) -> Mapping[str, JSON] | None:
+        """Reads what the journal says; the payload of RUN_UNDOING when the run was on its way back."""
+        if not self.run.steps and self.run.seq <= 2:  # submitted and claimed, and nothing else
+            self.recorded, self.entries = {}, ()
+            return None
+        self.entries = await self.bench.store.entries(self.run.id)
+        self.recorded = recall(self.entries)
+        self.inbox.read(self.entries)
+        return next((entry.payload for entry in self.entries if entry.kind is Kind.RUN_UNDOING), None)
+
+    async def _back(self, why: Mapping[str, JSON]) -> Entry:
+        """Compensates what completed, newest first; then the terminal entry that `why` stands for."""
+        error: dict[str, JSON] | None = dict(why["error"]) if "error" in why else None
+        workflow = self.definition.workflow if hasattr(self, "definition") else None
+        if workflow is not None and has_compensation(workflow):
+            self.waits = Waits(self.bench.clock, self.bench.sleep, lambda: None)
+            await self.journal.flush(wait=True)
+            undoing = await self._remember()
+            if undoing is None:
+                await self.journal.write(Entry(Kind.RUN_UNDOING, payload=why))
+            elif "error" in undoing:
+                error = dict(undoing["error"])
+            if (failed := await Walk(self).undo()) and error is not None:
+                error["not_undone"] = failed
+        if error is None:
+            return Entry(Kind.RUN_CANCELED, payload={"by": why.get("by")})
+        if workflow is not None and workflow.on_failure is not None:
+            await self._hand_over(workflow.on_failure, error)
+        return Entry(Kind.RUN_FAILED, payload={"error": error})
+
+    async def _hand_over(self, workflow: str, error: Mapping[str, JSON]) -> None:
+        """Starts `on_failure`. Before the end is recorded, and under a key: a crash in between loses and repeats nothing."""
+        with anyio.CancelScope(shield=True):
+            await self.journal.flush(wait=True)
+            given = {"run": self.run.id, "workflow": self.run.workflow, "error": dict(error), "input": self.run.input}
+            try:
+                await self.bench.runs.start(
+                    self.principal, workflow, given, key=f"on_failure:{self.run.id}", source="failure"
+                )
+            except StoreError:
+                raise
+            except MeshError as fault:
+                log.warning("%s, on_failure of run %s, was not started: %s", workflow, self.run.id, fault)
+
+    # What a step may wait for
+
+    async def wait_until(self, due: float) -> None:
+        """Until that time by the engine's clock, which the caller has journaled. Does not come back when the run is parked meanwhile."""
+        await self.journal.flush()
+        wait = Wait(due)
+        while not await self.waits.pause(wait):
+            wait = Wait(due)
+
+    async def signal(self, path: str, name: str, until: float | None) -> Entry:
+        """The RUN_SIGNALED entry that a step at `path` takes; Expired when none came until then. Its STEP_WAITING is written."""
+        await self.journal.flush()
+        entry = self.inbox.take(name)
+        late = False
+        while entry is None:
+            await self._read_mail()
+            entry = self.inbox.take(name)
+            if entry is None and late:
+                raise Expired(f"no signal {name!r} came in time for step {path}")
+            if entry is None:
+                late = await self.waits.pause(Wait(until))
+                entry = self.inbox.take(name)
+        return entry
+
+    async def _read_mail(self) -> None:
+        self._stale = True
+        while self._stale:
+            self._stale = False
+            self.inbox.read(await self.bench.store.entries(self.run.id, self.inbox.seq))
+
+    async def ask(
+        self, path: str, number: int, *, kind: Literal["approval", "input"], verb: str, ask: str, show: JSON = None,
+        form: Mapping[str, Any] | None = None, expires: float | None = None, subject: str,
+    ) -> Answer:  # fmt: skip
+        """What a person says. Declined (of an approval) and Expired are raised; `expires` is in seconds.
+
+        Asked again after a crash, or when the run was parked, it is the same question: the journal keeps it by path and number.
+        """
+        question = f"{path}#{number}"
+        asked = self.recorded.get(path, NOTHING).waiting
+        if asked is None or asked.attempt != number:
+            now = self.bench.clock()
+            payload = waiting_payload(
+                kind, verb=verb, ask=ask, show=show, form=form, caller=self.run.owner, subject=subject, asked_at=now,
+                expires_at=None if expires is None else now + expires,
+            )  # fmt: skip
+            await self.journal.write(Entry(Kind.STEP_WAITING, path, number, payload), wait=True)
+        else:
+            payload = dict(asked.payload)
+            await self.journal.flush()
+        until: float | None = payload["until"]
+        self._asking.add(question)
+        late = False
+        try:
+            answer = self.inbox.answer(question, until)
+            while answer is None:
+                await self._read_mail()
+                answer = self.inbox.answer(question, until)
+                if answer is None and late:
+                    raise Expired(f"nobody answered {ask!r} in time (step {path})")
+                if answer is None:
+                    late = await self.waits.pause(Wait(until))
+                    answer = self.inbox.answer(question, until)
+        finally:
+            self._asking.discard(question)
+        if not answer.yes:
+            raise Declined(f"{answer.by} said no to {ask!r} (step {path})", by=answer.by)
+        return answer
 
     # Children
 
@@ -167,15 +339,35 @@ class Execution:
         """
         self._children[path] = run_id
         while True:
-            if not self.bench.bus.owns(run_id) and (subscription is None or subscription.ended is None):
-                if self.bench.stopping():
-                    raise Leaving
-                await self.bench.adopt(run_id)
+            with self.bench.bus.subscribe(run_id) if subscription is None else nullcontext(subscription) as heard:
+                head = heard.ended
+                if head is None and subscription is None:
+                    head = await self.bench.store.get_head(run_id)
+                if head is None or not head.state.terminal:
+                    head = await self._child_here(run_id, heard)
+                if head is not None and head.state.terminal:
+                    del self._children[path]
+                    return head
+                # Nobody works on it in this process: it waits itself, or is another worker's. Its end wakes this run.
+                await self.journal.flush()
+                wait = Wait(None)
+                heard.on_end = partial(self.waits.wake, wait)
+                if heard.ended is None:
+                    await self.waits.pause(wait)
+            subscription = None
+
+    async def _child_here(self, run_id: str, heard: Subscription) -> Run | None:
+        """Its head when it ended in this process; None when it is not executed here (any more)."""
+        bus = self.bench.bus
+        if not bus.owns(run_id) and heard.ended is None:
+            if self.bench.stopping():
+                raise Leaving
+            await self.bench.adopt(run_id)
+        while heard.ended is None and bus.owns(run_id):
             with anyio.move_on_after(LOOK_AGAIN):
-                head = await self.bench.runs.end_of(run_id, subscription)
-                del self._children[path]
-                return head
-            subscription = None  # from now on the store is asked as well
+                if await heard.wait_end_or_park():
+                    break
+        return heard.ended if heard.ended is not None else await self.bench.store.get_head(run_id)
 
     async def cancel_children(self, *prefixes: str) -> None:
         """Cancels the child runs of steps whose path begins so; all when no prefix is given."""

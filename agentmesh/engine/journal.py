@@ -29,6 +29,11 @@ class Recorded:
     """STEP_ATTEMPT entries, oldest first."""
     choice: Any = UNSET
     """The branch that a `switch` took."""
+    waiting: Entry | None = None
+    """The last STEP_WAITING entry."""
+    begun_at: float = 0.0
+    """Unix seconds of the first attempt's start, by the store's clock."""
+    ended_seq: int = 0
 
 
 _ENDS = {
@@ -50,14 +55,20 @@ def recall(entries: Iterable[Entry]) -> dict[str, Recorded]:
             recorded = paths[entry.path] = Recorded()
         if entry.kind is Kind.STEP_STARTED:
             recorded.attempt = max(recorded.attempt, entry.attempt)
+            if not recorded.begun:
+                recorded.begun_at = entry.at
             recorded.begun = recorded.open = True
             recorded.choice = entry.payload.get("choice", recorded.choice)
+        elif entry.kind is Kind.STEP_WAITING:
+            recorded.begun = True
+            recorded.waiting = entry
         elif entry.kind is Kind.STEP_ATTEMPT:
             recorded.open = False
             recorded.attempts.append(entry)
         elif entry.kind in _ENDS:
             recorded.open = False
             recorded.state = _ENDS[entry.kind]
+            recorded.ended_seq = entry.seq
             recorded.output = entry.payload.get("output")
             recorded.error = entry.payload.get("error")
     return paths

@@ -6,6 +6,7 @@ import random as random_
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,13 +14,14 @@ import anyio
 
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.policy import Action, Principal
+from agentmesh.core.question import Question, questions
 from agentmesh.core.run import JSON, STATE_AFTER, Entry, Folder, Kind, Run, RunEvent, RunState, new_run_id
 from agentmesh.core.store import RunFilter, RunPage, Store
 from agentmesh.engine.bus import Bus, Subscription
-from agentmesh.engine.definitions import Definition, Definitions
+from agentmesh.engine.definitions import Definition, Definitions, steps_of
 from agentmesh.engine.guard import LOCAL, Guard, owns, resource_of
-from agentmesh.engine.validators import require_input
-from agentmesh.errors import Conflict, MeshError, NotFound
+from agentmesh.engine.validators import faults, require_input
+from agentmesh.errors import Conflict, InvalidInput, MeshError, NotFound, PolicyDenied
 
 SETTLE = 0.02
 """Seconds that a line in plain words waits for the journal's rows of before it."""
@@ -102,7 +104,11 @@ class Runs:
     async def _record(self, asked: Run, definition: Definition) -> tuple[Run, bool]:
         """Records a run and has it claimed in the same commit when this process has a place for it."""
         document = self._definitions.document(definition)
-        claim = self._bus.claimer(asked.id, asked.parent is not None) if self._bus.claimer is not None else None
+        claim = (
+            self._bus.claimer(asked.id, asked.parent is not None, asked.workflow)
+            if self._bus.claimer is not None
+            else None
+        )
         if claim is None:
             found = await self._store.start_run(asked, document)
             self._bus.started()
@@ -177,6 +183,91 @@ class Runs:
             self._bus.started()  # perhaps given back and waiting for a claim, which ends it
         return run
 
+    async def signal(
+        self, principal: Principal, run_id: str, name: str, value: JSON = None, *, key: str | None = None
+    ) -> Run:
+        """Gives a run a signal. It is kept until a `wait` takes it, also when it comes before the step does.
+
+        `key`: the same key is one signal, however often it is sent. NotFound, PolicyDenied (runs.answer), Conflict when the run has
+        ended, InvalidInput when nothing in its workflow waits for such a signal or value.
+        """
+        run = await self._owned(principal, run_id)
+        self._guard.authorize(principal, Action("runs.answer", resource_of(run.workflow)))
+        definition = await self._definitions.load(run.definition)
+        waits = [s.wait for s in steps_of(definition.workflow) if s.wait is not None and s.wait.signal is not None]
+        meant = [wait for wait in waits if wait.signal == name]
+        if not meant:
+            there = sorted({wait.signal for wait in waits if wait.signal is not None})
+            close = get_close_matches(name, there, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it waits for: {', '.join(there) or 'none'}"
+            raise InvalidInput(f"workflow {run.workflow} waits for no signal {name!r}; {hint}")
+        if all(wait.schema_ is not None for wait in meant):
+            fits = [faults(wait.schema_, value, "value") for wait in meant if wait.schema_ is not None]
+            if all(fits):
+                raise InvalidInput("; ".join(f"{path}: {message}" for path, message in fits[0]))
+        payload = {"name": name, "value": value, "by": principal.subject}
+        run, new = await self._store.post(
+            run_id, Entry(Kind.RUN_SIGNALED, payload=payload), key=None if key is None else f"signal:{key}"
+        )
+        if new:
+            await self._bus.arrived(run_id)
+        return run
+
+    async def questions(self, principal: Principal, run_id: str) -> Sequence[Question]:
+        """What the run asks people now, oldest first."""
+        return questions(await self.get(principal, run_id))
+
+    async def answer(
+        self, principal: Principal, run_id: str, *, question: str | None = None, yes: bool = True, value: JSON = None,
+        digest: str | None = None,
+    ) -> Run:  # fmt: skip
+        """Answers a question of a run; the first answer counts. `question` None: the only open one.
+
+        `value`: of the question's form. `digest`: of the question as it was shown; another is a Conflict. NotFound, InvalidInput for a
+        value that does not fit; Conflict when it is answered or expired, or several are open; PolicyDenied without runs.answer, and
+        for an approval asked on behalf of the caller itself, unless a rule allows it by name.
+        """
+        run = await self._owned(principal, run_id)
+        open_ = questions(run)
+        if question is not None and all(q.id != question for q in open_):
+            self._refuse_unknown(run, question, open_)
+        if question is None and len(open_) != 1:
+            which = ", ".join(q.id for q in open_)
+            raise Conflict(
+                f"run {run_id} asks {len(open_)} questions ({which}); say which one you answer"
+                if open_
+                else f"run {run_id} asks nothing now: it is {run.state.value}"
+            )
+        asked = open_[0] if question is None else next(q for q in open_ if q.id == question)
+        decision = self._guard.authorize(principal, Action("runs.answer", resource_of(run.workflow)))
+        self_approval = asked.kind == "approval" and principal.subject == asked.caller != LOCAL
+        if self_approval and not decision.named:
+            raise PolicyDenied(
+                f"{principal.subject} asked for this itself; somebody else answers {asked.id}, or a rule allows runs.answer"
+            )
+        if digest is not None and digest != asked.digest:
+            raise Conflict(f"question {asked.id} shows something else now; look at it again before you answer")
+        if asked.expires_at is not None and asked.expires_at < self._clock():
+            raise Conflict(f"question {asked.id} has expired")
+        if asked.form is not None and (yes or asked.kind == "input"):
+            require_input(asked.form, {} if value is None and asked.kind == "approval" else value, "value")
+        payload = {"question": asked.id, "yes": yes or asked.kind == "input", "value": value, "by": principal.subject}
+        run, new = await self._store.post(run_id, Entry(Kind.RUN_ANSWERED, payload=payload), key=f"answer:{asked.id}")
+        if not new:
+            entries = await self._store.entries(run_id)
+            first = next(e for e in entries if e.kind is Kind.RUN_ANSWERED and e.payload["question"] == asked.id)
+            if first.payload != payload:
+                raise Conflict(f"question {asked.id} was answered by {first.payload['by']} already")
+        await self._bus.arrived(run_id)
+        return run
+
+    def _refuse_unknown(self, run: Run, question: str, open_: Sequence[Question]) -> None:
+        step = run.steps.get(question.partition("#")[0])
+        if step is not None and not any(q.path == step.path for q in open_):
+            raise Conflict(f"question {question!r} is not open any more: its step is {step.state.value}")
+        there = ", ".join(q.id for q in open_) or "none"
+        raise NotFound(f"run {run.id} asks no question {question!r}; open: {there}")
+
     async def watch(self, principal: Principal, run_id: str, *, after: int = 0) -> AsyncIterator[RunEvent]:
         """Entries past `after`, then live ones and notices; ends after the terminal entry. No gap, no repetition."""
         run = await self.get(principal, run_id)
@@ -219,11 +310,13 @@ class Runs:
     async def wait(self, principal: Principal, run_id: str) -> Run:
         """The run when it has ended."""
         with self._bus.subscribe(run_id) as subscription:
-            run = await self.get(principal, run_id)
-            if not run.state.terminal:
+            head = await self._store.get_head(run_id)
+            if head is None or not owns(principal, head):
+                raise NotFound(f"there is no run {run_id!r}")
+            self._guard.authorize(principal, Action("runs.read", resource_of(head.workflow)))
+            if not head.state.terminal:
                 await self.end_of(run_id, subscription)
-                run = await self._owned(principal, run_id)
-        return run
+            return await self._owned(principal, run_id)
 
     async def end_of(self, run_id: str, subscription: Subscription | None = None) -> Run:
         """The head of a run when it has ended.
@@ -232,7 +325,7 @@ class Runs:
         """
         if subscription is None:
             with self._bus.subscribe(run_id) as own:
-                head = await self._store.get_run(run_id)
+                head = await self._store.get_head(run_id)
                 if head is None:
                     raise NotFound(f"there is no run {run_id!r}")
                 return head if head.state.terminal else await self.end_of(run_id, own)
@@ -240,7 +333,7 @@ class Runs:
             with anyio.move_on_after(LOOK_AGAIN):
                 await subscription.wait_end()
             if subscription.ended is None and not self._bus.owns(run_id):
-                head = await self._store.get_run(run_id)
+                head = await self._store.get_head(run_id)
                 if head is not None and head.state.terminal:
                     return head
         return subscription.ended
@@ -291,6 +384,16 @@ def describe(entry: Entry) -> str:
             return f"{entry.path} attempt {entry.attempt} " + (
                 f"did not pass {failed} {'check' if failed == 1 else 'checks'}" if failed else "answered"
             )
+        case Kind.STEP_WAITING:
+            return _waiting(entry)
+        case Kind.RUN_INPUT_REQUIRED:
+            return "waits for a person"
+        case Kind.RUN_SIGNALED:
+            return f"{entry.payload.get('by')} signals {entry.payload.get('name')}"
+        case Kind.RUN_ANSWERED:
+            return f"{entry.payload.get('by')} says {'yes' if entry.payload.get('yes') else 'no'} to {entry.payload.get('question')}"
+        case Kind.RUN_UNDOING:
+            return "undoing what was done"
         case Kind.STEP_COMPLETED:
             return f"{entry.path} completed"
         case Kind.STEP_FAILED:
@@ -298,3 +401,15 @@ def describe(entry: Entry) -> str:
         case Kind.STEP_SKIPPED:
             return f"{entry.path} skipped"
     return str(entry.kind.value)
+
+
+def _waiting(entry: Entry) -> str:
+    payload = entry.payload
+    until = payload.get("until")
+    end = "" if until is None else f" until {datetime.fromtimestamp(until, UTC).isoformat(timespec='seconds')}"
+    match payload.get("for"):
+        case "timer":
+            return f"{entry.path} waits{end}"
+        case "signal":
+            return f"{entry.path} waits for the signal {payload.get('name')}{end}"
+    return f"{entry.path} asks: {payload.get('ask')}"

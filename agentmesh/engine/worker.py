@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random as random_
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 import anyio
@@ -39,7 +40,7 @@ class Worker:
         *, clock: Callable[[], float], random: random_.Random, sleep: Callable[[float], Awaitable[None]],
         name: str, concurrency: int, lease: float, heartbeat: float,
         http: HttpClient | None = None, databases: Databases | None = None, cluster: Cluster | None = None,
-        secrets: Mapping[str, str] = MappingProxyType({}),
+        secrets: Mapping[str, str] = MappingProxyType({}), at_once: Mapping[str, int] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.name = name
         self._store = store
@@ -48,6 +49,9 @@ class Worker:
         self._lease = lease
         self._heartbeat = heartbeat
         self._active: dict[str, Execution] = {}
+        self._clock = clock
+        self._at_once = at_once or None
+        self._trouble: str | None = None
         self._roots = 0
         """Places taken, by runs that no step started."""
         self._full = False
@@ -83,6 +87,10 @@ class Worker:
         self._stopping.set()
         self._bus.started()
 
+    def trouble(self) -> str | None:
+        """What the store said when it failed last; None when it has done its work since."""
+        return self._trouble
+
     @property
     def active(self) -> int:
         """Runs that are executed now, children counted in."""
@@ -92,24 +100,36 @@ class Worker:
         while not self._stopping.is_set():
             self._bus.take_started()
             free = self._concurrency - self._roots
+            pause = POLL
             if free > 0:
                 try:
-                    for claim in await self._store.claim(self.name, limit=free, lease=self._lease):
+                    claims = await self._store.claim(self.name, limit=free, lease=self._lease, at_once=self._at_once)
+                    for claim in claims:
                         free -= claim.run.parent is None
                         self._begin(claim)
-                except StoreError:
-                    log.exception("no run could be claimed; trying again in %s s", POLL)
+                    if not claims and (due := await self._store.next_due()) is not None:
+                        pause = min(max(due - self._clock(), 0.01), POLL)
+                    self._trouble = None
+                except StoreError as error:
+                    if self._trouble is None:
+                        log.exception("no run could be claimed; trying again every %s s", POLL)
+                    self._trouble = error.message
             self._full = free <= 0
-            with anyio.move_on_after(POLL):
+            with anyio.move_on_after(pause):
                 await self._bus.wait_started()
 
     async def _adopt(self, run_id: str) -> None:
+        """Claims a child run, if its time has come and nobody holds it."""
         if run_id not in self._active:
-            for claim in await self._store.claim(self.name, limit=1, lease=self._lease, only=[run_id]):
+            for claim in await self._store.claim(
+                self.name, limit=1, lease=self._lease, only=[run_id], at_once=self._at_once
+            ):
                 self._begin(claim)
 
-    def _place_for(self, run_id: str, child: bool) -> Awaitable[None] | None:
+    def _place_for(self, run_id: str, child: bool, workflow: str) -> Awaitable[None] | None:
         """See `Bus.claimer`."""
+        if self._at_once is not None and workflow in self._at_once:
+            return None  # the store counts them; the claim of all that is due asks it
         if child:
             return self._adopt_new(run_id, 0)
         if self._roots >= min(QUICK, self._concurrency):
@@ -141,7 +161,7 @@ class Worker:
         run = claim.run
         self._active[run.id] = execution
         self._roots += run.parent is None
-        self._bus.own(run.id, run.parent, execution.cancel)
+        self._bus.own(run.id, run.parent, execution)
         self._tasks.start_soon(self._execute, execution, name=f"run {run.id}")
 
     async def _execute(self, execution: Execution) -> None:
@@ -162,6 +182,10 @@ class Worker:
     async def _carry(self, changes: AsyncIterator[str]) -> None:
         async for run_id in changes:
             self._bus.changed(run_id)
+            execution = self._active.get(run_id)
+            if execution is not None and execution.waits.any:
+                with suppress(StoreError):  # whoever executes the run meets it, too
+                    await execution.look()
 
     async def _say_alive(self) -> None:
         while True:
