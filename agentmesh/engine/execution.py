@@ -108,6 +108,10 @@ class Execution:
     def notice(self, line: str) -> None:
         self.bench.bus.notice(self.run.id, line)
 
+    def limit(self, path: str, seconds: float) -> Limit:
+        """At most so many seconds for a block, or for the run itself (path empty)."""
+        return Limit(seconds)
+
     def authorize(self, action: Action) -> None:
         self.bench.guard.authorize(self.principal, action)
 
@@ -199,7 +203,7 @@ class Execution:
             if workflow.deadline is None:
                 return Entry(Kind.RUN_COMPLETED, payload={"output": await Walk(self).to_the_end()})
             due = self.run.created_at + seconds(workflow.deadline)
-            with self.waits.deadline(due), Limit(due - self.bench.clock()) as limit:
+            with self.waits.deadline(due), self.limit("", due - self.bench.clock()) as limit:
                 return Entry(Kind.RUN_COMPLETED, payload={"output": await Walk(self).to_the_end()})
             assert limit.reached
             error: dict[str, JSON] = {

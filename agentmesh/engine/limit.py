@@ -33,6 +33,11 @@ class Limit:
         """Whether the time was over, and what stood inside was cancelled for it."""
         return self._scope is not None and self._scope.cancelled_caught
 
+    def run_out(self) -> None:
+        """The time is over now, whatever the clock says: a replay takes it from the journal."""
+        if self._scope is not None:
+            self._scope.cancel()
+
     def suspend(self) -> None:
         """From now on the time does not run: somebody else keeps it."""
         if self._scope is not None:

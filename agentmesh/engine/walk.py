@@ -23,7 +23,6 @@ from agentmesh.engine.budget import Budget
 from agentmesh.engine.definitions import steps_of
 from agentmesh.engine.faults import GaveUp, Leaving, StepFailed, error_of
 from agentmesh.engine.journal import NOTHING, UNSET, Recorded, spent
-from agentmesh.engine.limit import Limit
 from agentmesh.engine.steps import VERBS
 from agentmesh.engine.validators import check_output, faults
 from agentmesh.errors import Fail, InvalidOutput, MeshError, StepError, StepTimeout, StoreError
@@ -153,7 +152,7 @@ class Walk:
             return await self._checked(facts.verb, step, path, scope, recorded)
         now = self._run.bench.clock()
         due = (recorded.begun_at or now) + limit  # a run that was parked meanwhile gets no more time than it had
-        with self._run.waits.deadline(due), Limit(due - now) as timer:
+        with self._run.waits.deadline(due), self._run.limit(path, due - now) as timer:
             return await self._checked(facts.verb, step, path, scope, recorded)
         assert timer.reached
         await self._run.cancel_children(path + "/", path + "[")
