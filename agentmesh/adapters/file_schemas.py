@@ -23,16 +23,10 @@ _KINDS: Mapping[str, type[BaseModel]] = {
     "policy": PolicyFile,
 }
 _NOT_BUILT: Mapping[str, tuple[str, ...]] = {
-    "MeshFile": ("agents", "databases"),
+    "MeshFile": ("agents",),
     "Deploy": ("adapters",),
     "ServerFile": ("resources", "prompts", "upstream", "openapi", "expose", "approve"),
-    "ToolSpec": ("http",),
-    "LlmSpec": ("tools", "max_turns"),
-    "Validator": ("tool", "judge", "vote", "approve"),
     "AgentSpec": ("peer",),
-    "Step": ("http", "parallel", "loop", "wait", "approve", "sql", "cache", "compensate", "on"),
-    "Triggers": ("webhook",),
-    "Workflow": ("concurrency",),
     "Rule": ("approve", "redact"),
     "PolicyFile": ("limits", "guards"),
 }

@@ -62,9 +62,10 @@ def load_mesh(folder: Path, secrets: Secrets) -> Mesh:
         name: model.model_copy(update={"key": fill_secrets(model.key, secrets.values)}) if model.key else model
         for name, model in mesh_file.models.items()
     }
+    databases = {name: fill_secrets(url, secrets.values) for name, url in mesh_file.databases.items()}
     return assemble(
         folder,
-        mesh_file.model_copy(update={"models": filled}),
+        mesh_file.model_copy(update={"models": filled, "databases": databases}),
         mesh.servers.values(),
         mesh.workflows.values(),
         mesh.policies,
@@ -94,7 +95,7 @@ class _Reader:
         folder = self.folder / kind
         if not folder.is_dir():
             return
-        paths = sorted(p for p in folder.iterdir() if p.suffix in (".yaml", ".yml") and not p.name.startswith("."))
+        paths = sorted(p for p in folder.iterdir() if p.suffix in (".yaml", ".yml") and not _set_aside(p.name))
         if len(paths) > MAX_FILES:
             self.faults.append(Fault(kind, 0, 0, f"the folder has {len(paths)} files, more than {MAX_FILES}"))
         for path in paths[:MAX_FILES]:
@@ -126,6 +127,11 @@ class _Reader:
             return None
         self.faults += faults
         return source
+
+
+def _set_aside(name: str) -> bool:
+    """Hidden files, and the golden cases that stand beside a workflow: `agentmesh test` reads those."""
+    return name.startswith(".") or name.endswith((".cases.yaml", ".cases.yml"))
 
 
 def _named(policy: Source[PolicyFile]) -> Source[PolicyFile]:

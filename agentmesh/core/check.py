@@ -5,28 +5,28 @@ The files were read and have (mostly) their shape; nothing runs here, and nothin
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
-
-from cronsim import CronSim, CronSimError
 
 from agentmesh.core.checker import NOT_BUILT, Checker, Function, World
+from agentmesh.core.cycle import endless
 from agentmesh.core.document import Document, Path
-from agentmesh.core.flow import RUN_TYPES, FlowChecker
-from agentmesh.core.inference import DYN, closest
+from agentmesh.core.flow import FlowChecker
+from agentmesh.core.inference import closest
 from agentmesh.core.mesh import Mesh, MeshFile, offered_name
 from agentmesh.core.model import Model
 from agentmesh.core.policy import PolicyFile
 from agentmesh.core.rule import PolicyChecker
-from agentmesh.core.schema import schema_faults, validator
 from agentmesh.core.secret import check_strays
+from agentmesh.core.server import ServerChecker
 from agentmesh.core.shape import Source
-from agentmesh.core.tool import ServerFile, ToolSpec
-from agentmesh.core.workflow import Schedule, Workflow
+from agentmesh.core.tool import ServerFile
+from agentmesh.core.trigger import TriggerChecker
+from agentmesh.core.workflow import Workflow
 from agentmesh.errors import Fault
 
 __all__ = ["Function", "Project", "check"]
@@ -58,14 +58,16 @@ def check(
     """
     world = World(mesh, find_function, _unsure(project), _declared(project))
     _unique(project, world)
-    _endless(project, world)
+    endless(project.workflows, world)
     if project.mesh is not None:
         _MeshChecker(world, project.mesh).check(project.mesh.value, find_weights)
     for server in project.servers:
-        _ServerChecker(world, server).check(server)
+        ServerChecker(world, server).check()
+    webhooks: dict[str, Document] = {}
     for workflow in project.workflows:
-        _TriggerChecker(world, workflow).check(workflow)
-        FlowChecker(world, workflow).check()
+        TriggerChecker(world, workflow, webhooks).check(workflow.value)
+        flow = FlowChecker(world, workflow)
+        flow.check()
     for policy in project.policies:
         PolicyChecker(world, policy).check(policy.value)
     sources: list[Source[Any]] = [*project.servers, *project.workflows, *project.policies]
@@ -82,6 +84,8 @@ def _unsure(project: Project) -> frozenset[str]:
         found |= {"workflows", "skills"}
     if project.mesh is None or ("models",) in project.mesh.removed:
         found.add("models")
+    if project.mesh is None or ("databases",) in project.mesh.removed:
+        found.add("databases")
     return frozenset(found)
 
 
@@ -130,49 +134,10 @@ def _unique(project: Project, world: World) -> None:
             claim("skill", value.on.a2a.skill or value.name, workflow, ("on", "a2a"), key=True)
 
 
-def _endless(project: Project, world: World) -> None:
-    """Workflows that start themselves again whatever happens: a run of them would never end."""
-    mesh = world.mesh
-
-    def targets(workflow: Workflow) -> list[tuple[Path, str]]:
-        """What the steps start that are always reached."""
-        found: list[tuple[Path, str]] = []
-        for i, step in enumerate(workflow.steps):
-            if step.if_ is not None:
-                continue
-            if step.workflow is not None:
-                found.append((("steps", i, "workflow"), step.workflow))
-            elif step.agent is not None and step.agent.skill is not None and step.agent.skill in mesh.skills:
-                found.append((("steps", i, "agent", "skill"), mesh.skills[step.agent.skill].workflow))
-            elif step.tool is not None and step.tool in mesh.tools:
-                spec = mesh.specs.get(step.tool)
-                name = mesh.tools[step.tool].source.removeprefix("workflow:") if spec is None else spec.workflow
-                if name is not None:
-                    found.append((("steps", i, "tool"), name))
-        return found
-
-    for source in project.workflows:
-        start = source.value.name
-        for path, first in targets(source.value):
-            waiting: list[tuple[str, tuple[str, ...]]] = [(first, (start, first))]
-            seen = {first}
-            while waiting:
-                name, way = waiting.pop()
-                if name == start:
-                    message = f"the workflow would start itself again and never end: {' -> '.join(way)}; put an `if` before it"
-                    world.faults.append(source.document.fault(path, message))
-                    break
-                for _, following in targets(mesh.workflows[name]) if name in mesh.workflows else ():
-                    if following not in seen:
-                        seen.add(following)
-                        waiting.append((following, (*way, following)))
-
-
 class _MeshChecker(Checker):
     """agentmesh.yaml."""
 
     def check(self, file: MeshFile, find_weights: Callable[[str], str | None]) -> None:
-        self.not_built(("databases",), "`databases` are")
         if file.agents:
             self.fault(
                 ("agents",),
@@ -186,6 +151,8 @@ class _MeshChecker(Checker):
             self.fault(("store",), "the store must be a file to be durable: sqlite:///agentmesh.db")
         if file.url is not None:
             self.address(("url",), file.url)
+        for name, url in file.databases.items():
+            self.database(("databases", name), url, file.store)
         for name, model in file.models.items():
             self.one_model(("models", name), model, find_weights)
         if file.default_model is not None and (
@@ -204,6 +171,18 @@ class _MeshChecker(Checker):
             right = False
         if not right:
             self.fault(path, f"{url!r} is not an address: http://HOST[:PORT]/... or https://...")
+
+    def database(self, path: Path, url: str, store: str) -> None:
+        scheme, _, rest = url.partition("://")
+        if scheme not in ("sqlite", "postgresql") or not rest.strip("/"):
+            hint = closest(scheme, ("sqlite", "postgresql"))
+            self.fault(path, f"must be sqlite:///FILE or postgresql://USER@HOST/NAME{hint}")
+        elif scheme == "sqlite" and not rest.startswith("/"):
+            self.fault(path, f"a file has three slashes: sqlite:///{rest}")
+        elif same_database(url, store, self.world.mesh.folder):
+            self.fault(
+                path, "this is the mesh's own store, where runs live; steps may not reach it: name another database"
+            )
 
     def one_model(self, path: Path, model: Model, find_weights: Callable[[str], str | None]) -> None:
         if (model.source is None) == (model.url is None) and not self.damaged(path):
@@ -244,129 +223,19 @@ class _MeshChecker(Checker):
             self.fault((*path, "gpus"), "`device: cpu` uses no gpus")
 
 
-_TOOL_VERBS = ("llm", "python", "workflow", "http")
+def same_database(url: str, store: str, folder: PurePath) -> bool:
+    """Whether two addresses mean one database, whoever logs in."""
+    one, other = url.partition("://"), store.partition("://")
+    if one[0] != other[0].partition("+")[0]:
+        return False
+    if one[0] == "sqlite":
+        return _file(one[2], folder) == _file(other[2], folder)
+    try:
+        parts, others = urlsplit(url), urlsplit(store)
+        return (parts.hostname, parts.port or 5432, parts.path) == (others.hostname, others.port or 5432, others.path)
+    except ValueError:
+        return False
 
 
-class _ServerChecker(Checker):
-    """A file in servers/."""
-
-    def check(self, source: Source[ServerFile]) -> None:
-        server = source.value
-        for name in ("upstream", "openapi", "resources", "prompts"):
-            self.not_built((name,), f"`{name}` {'are' if name in ('resources', 'prompts') else 'is'}")
-        for name in ("expose", "approve"):
-            self.not_built((name,), f"`{name}` goes with `upstream`, which is")
-        if not server.tools and source.whole and server.upstream is None:
-            self.fault((), "a server file declares `tools`")
-        for name, tool in server.tools.items():
-            self.tool(("tools", name), name, tool, offered_name(server, name))
-
-    def tool(self, path: Path, name: str, tool: ToolSpec, offered: str) -> None:
-        if not (
-            offered.isascii()
-            and offered.replace(".", "").replace("-", "").replace("_", "").isalnum()
-            and len(offered) <= 64
-        ):
-            self.fault(
-                path,
-                f"{name!r} cannot name a tool: letters, digits, '_', '-' and '.', at most 64 with the server's",
-                key=True,
-            )
-        given = [v for v in _TOOL_VERBS if v in tool.model_fields_set]
-        if len(given) > 1 or (not given and not self.damaged(path)):
-            says = f"this has {' and '.join(given)}" if given else "this has none"
-            self.fault(path, f"a tool has exactly one of llm, python, workflow; {says}", key=True)
-        elif given == ["http"]:
-            self.fault((*path, "http"), f"'http' tools are {NOT_BUILT}; there are llm, python, workflow", key=True)
-        sound = self.schema((*path, "input"), must_be_object=True)
-        types = {"input": tool.input if sound else DYN, **RUN_TYPES}
-        output = DYN
-        if tool.llm is not None:
-            output = self.llm((*path, "llm"), tool.llm, types, frozenset())
-        if tool.python is not None:
-            self.python_tool(path, tool)
-        if tool.workflow is not None:
-            self.workflow_tool(path, tool)
-        if tool.output is not None:
-            if tool.python is None:
-                self.fault(
-                    (*path, "output"),
-                    "`output` belongs to a python tool; an llm's output schema stands inside `llm`",
-                    key=True,
-                )
-            elif self.schema((*path, "output")):
-                output = tool.output
-        self.duration((*path, "timeout"))
-        if tool.validate_ and tool.llm is None:
-            self.fault(
-                (*path, "validate"),
-                "`validate` belongs to an llm tool here; give a python tool an `output` schema",
-                key=True,
-            )
-        self.validators(path, tool.validate_, types, output, frozenset())
-        self.on_invalid(path, tool.on_invalid, asks_model=tool.llm is not None)
-
-    def python_tool(self, path: Path, tool: ToolSpec) -> None:
-        function = self.python((*path, "python"))
-        if function is None or function.parameters is None:
-            return
-        schema = self.world.sound(tool.input)
-        if not schema:
-            return
-        given = schema.get("properties", {})
-        where: Path = (*path, "input") if self.document.get((*path, "input")) is not None else path
-        for name in given if isinstance(given, Mapping) else ():
-            if name not in function.parameters:
-                hint = closest(name, function.parameters) or f"; it takes {', '.join(function.parameters) or 'nothing'}"
-                self.fault((*where, "properties", name), f"{tool.python!r} takes no {name!r}{hint}", key=True)
-        for name in function.required:
-            if name not in schema.get("required", ()):
-                self.fault(where, f"{tool.python!r} needs {name!r}, which the input does not require", key=True)
-
-    def workflow_tool(self, path: Path, tool: ToolSpec) -> None:
-        workflows = self.world.mesh.workflows
-        if message := self.world.unknown("workflows", tool.workflow or "", workflows):
-            self.fault((*path, "workflow"), message)
-        elif tool.workflow and tool.workflow in workflows and "input" in tool.model_fields_set:
-            wanted = self.world.sound(workflows[tool.workflow].input)
-            given = {"properties": self.world.sound(tool.input).get("properties", {})}
-            self.arguments((*path, "input"), given, wanted, f"workflow {tool.workflow!r}")
-
-
-class _TriggerChecker(Checker):
-    """What stands around the steps of a workflow."""
-
-    def check(self, source: Source[Workflow]) -> None:
-        workflow = source.value
-        self.duration(("deadline",))
-        self.not_built(("concurrency",), "`concurrency` is")
-        self.not_built(("on", "webhook"), "`webhook` is")
-        name = workflow.on.mcp.name if workflow.on.mcp is not None else None
-        if name is not None and not (
-            name.isascii() and name.replace(".", "").replace("-", "").replace("_", "").isalnum()
-        ):
-            self.fault(("on", "mcp", "name"), "a tool's name holds letters, digits, '_', '-' and '.'")
-        for i, schedule in enumerate(workflow.on.cron):
-            self.schedule(("on", "cron", i), schedule, workflow)
-
-    def schedule(self, path: Path, schedule: Schedule, workflow: Workflow) -> None:
-        try:
-            if len(schedule.schedule.split()) != 5:
-                raise CronSimError("a cron line has five fields: minute hour day month weekday")
-            CronSim(schedule.schedule, _EPOCH)
-        except CronSimError as error:
-            self.fault((*path, "schedule"), f"{schedule.schedule!r} is not a cron line: {error}")
-        try:
-            ZoneInfo(schedule.timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            hint = closest(schedule.timezone, available_timezones()) or "; write it as in Europe/Berlin"
-            self.fault((*path, "timezone"), f"unknown time zone {schedule.timezone!r}{hint}")
-        self.duration((*path, "catch_up_window"))
-        if not schema_faults(workflow.input):
-            for wrong in list(validator(workflow.input).iter_errors(schedule.input))[:5]:
-                message = f"does not fit the workflow's input: {wrong.message[:200]}"
-                self.fault((*path, "input", *wrong.absolute_path), message)
-
-
-_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-"""A moment to try cron lines at; any will do."""
+def _file(rest: str, folder: PurePath) -> str:
+    return posixpath.normpath(posixpath.join(str(folder), rest.removeprefix("/").partition("?")[0]))

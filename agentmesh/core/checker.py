@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentmesh.core.document import Path
+from agentmesh.core.document import Path, strings
 from agentmesh.core.expression import ExpressionError, check_expression, check_template, segments
-from agentmesh.core.inference import DYN, STRING, Facts, JsonSchema, closest, describe, items, kinds, union
+from agentmesh.core.inference import DYN, STRING, Facts, JsonSchema, closest, describe, kinds, union
 from agentmesh.core.inference import field as field_of
 from agentmesh.core.mesh import Mesh, llm_output
-from agentmesh.core.schema import schema_faults, template_enums
-from agentmesh.core.shape import Source, kind_of
-from agentmesh.core.workflow import LlmSpec, Validator, seconds
+from agentmesh.core.schema import SHOWN, schema_faults, template_enums, validator
+from agentmesh.core.shape import Source
+from agentmesh.core.tool import matching_tools
+from agentmesh.core.workflow import LlmSpec, seconds
 from agentmesh.errors import Fault
 
 NOT_BUILT = "not built yet in this release"
@@ -64,6 +65,11 @@ class World:
 def _listing(among: Mapping[str, Any]) -> str:
     names = sorted(among)
     return f"; there {'is' if len(names) == 1 else 'are'} {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+
+
+def templated(value: Any) -> bool:
+    """Whether an expression stands anywhere in a JSON value."""
+    return any("${{" in text for _, text in strings(value))
 
 
 class Checker:
@@ -186,108 +192,44 @@ class Checker:
         for name in ("prompt", "system"):
             if getattr(llm, name) is not None:
                 self.template((*path, name), types, facts=facts)
-        self.not_built((*path, "tools"), "a model with `tools` is")
-        self.not_built((*path, "max_turns"), "`max_turns` is")
+        self.llm_tools(path, llm)
         if llm.output is None:
             return STRING
         if not self.schema((*path, "output"), types=types):
             return DYN
         return llm_output(llm) or DYN
 
-    def validators(
-        self,
-        path: Path,
-        validators: Sequence[Validator],
-        types: Mapping[str, JsonSchema],
-        output: JsonSchema,
-        facts: Facts,
-    ) -> None:
-        scope = {**types, "output": output}
-        for i, validator in enumerate(validators):
-            at = (*path, "validate", i)
-            built = ("schema", "ensure", "grounded")
-            given = [n for n in (*built, "tool", "judge", "vote", "approve") if self.document.get((*at, n)) is not None]
-            for name in given:
-                if name not in built:
-                    self.fault(
-                        (*at, name), f"the validator {name!r} is {NOT_BUILT}; there are {', '.join(built)}", key=True
-                    )
-            if len(given) != 1:
+    def llm_tools(self, path: Path, llm: LlmSpec) -> None:
+        """Every pattern of `tools` means a tool that there is."""
+        if llm.tools is None:
+            if llm.max_turns is not None:
                 self.fault(
-                    at,
-                    f"a validator is one of {', '.join(built)}"
-                    + (f", this has {' and '.join(given)}" if given else ""),
+                    (*path, "max_turns"), "`max_turns` belongs to `tools`: without them there is one turn", key=True
                 )
-            if validator.ensure is not None:
-                self.expression((*at, "ensure"), scope, boolean=True, facts=facts)
-            if validator.schema_ is not None:
-                self.schema((*at, "schema"), types=scope)
-            if validator.in_ is not None:
-                if validator.grounded is None:
-                    self.fault((*at, "in"), "`in` belongs to `grounded`", key=True)
-                self.expression((*at, "in"), scope, facts=facts)
-            for n, name in enumerate(validator.grounded or ()):
-                self.grounded((*at, "grounded", n), name, scope)
-
-    def grounded(self, path: Path, name: str, scope: Mapping[str, JsonSchema]) -> None:
-        """A path such as `output.quotes` or `output.places[].file`."""
-        found: JsonSchema = {"type": "object", "properties": dict(scope), "additionalProperties": False}
-        walked = ""
-        for part in name.replace("[", ".[").split("."):
-            if part.startswith("["):
-                if "array" not in kinds(found):
-                    self.fault(path, f"{walked} is {describe(found)}, it has no items")
-                    return
-                found = items(found)
-            else:
-                owner = items(found) if kinds(found) == {"array"} else found
-                inner = field_of(owner, part) if "object" in kinds(owner) else None
-                if inner is None:
-                    known = owner.get("properties", {})
-                    what = f"{walked} has no" if walked else "unknown name"
-                    self.fault(path, f"{what} {part!r}{closest(part, known)}")
-                    return
-                found = inner
-            walked += part if part.startswith("[") or not walked else f".{part}"
-
-    def on_invalid(self, path: Path, stages: Sequence[Any], *, asks_model: bool) -> None:
-        not_built = ("resample", "fallback", "ask", "compensate")
-        for i, stage in enumerate(stages):
-            at = (*path, "on_invalid", i)
-            name = stage if isinstance(stage, str) else next(iter(stage), None) if isinstance(stage, Mapping) else None
-            if name in not_built:
-                self.fault(at, f"`on_invalid: {name}` is {NOT_BUILT}; there are repair, escalate, fail")
-            elif stage == "fail":
-                if i != len(stages) - 1:
-                    self.fault(at, "`fail` is the end: nothing after it would happen")
-            elif not isinstance(stage, Mapping) or len(stage) != 1 or name not in ("repair", "escalate"):
-                hint = closest(str(name), ("repair", "escalate", "fail"))
-                self.fault(at, f"must be {{repair: N}}, {{escalate: {{model: NAME}}}} or fail{hint}")
-            elif not asks_model:
-                self.fault(at, f"`{name}` needs an llm: only a model can answer again")
-            elif name == "repair":
-                self.count((*at, "repair"), stage["repair"])
-            else:
-                self.escalate((*at, "escalate"), stage["escalate"])
-
-    def escalate(self, path: Path, value: Any) -> None:
-        if not isinstance(value, Mapping) or not isinstance(value.get("model"), str):
-            self.fault(path, "must be {model: NAME, repair: N}")
             return
-        self.model(path, value["model"])
-        for key in value:
-            if key not in ("model", "repair"):
-                self.fault(
-                    (*path, key),
-                    f"unknown key {key!r}{closest(key, ('model', 'repair')) or '; here may stand model, repair'}",
-                    key=True,
-                )
-        if "repair" in value:
-            self.count((*path, "repair"), value["repair"], least=0)
+        known = self.world.mesh.tools
+        if not llm.tools:
+            self.fault((*path, "tools"), "must not be empty: name tools of the mesh, such as desk.*", key=True)
+        for i, pattern in enumerate(llm.tools):
+            at = (*path, "tools", i)
+            if "${{" in pattern:
+                self.fault(at, "an expression may not stand here: what a model may call is fixed when the file is read")
+            elif "*" not in pattern:
+                if message := self.world.unknown("tools", pattern, known):
+                    self.fault(at, message)
+            elif not matching_tools((pattern,), known) and "tools" not in self.world.unsure:
+                self.fault(at, f"no tool fits {pattern!r}{closest(pattern.strip('*.'), known) or _listing(known)}")
 
-    def count(self, path: Path, value: Any, least: int = 1) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 100:
-            self.fault(path, f"must be a whole number from {least} to 100, this is {kind_of(value)}")
+    def compare(self, path: Path, found: JsonSchema, expected: JsonSchema, whose: str) -> None:
+        """Whether a value at a path can fit a schema, as far as can be known before it runs."""
+        value = self.document.get(path)
+        if not templated(value) and value is not None:
+            for wrong in list(validator(expected).iter_errors(value))[:SHOWN] if not template_enums(expected) else ():
+                self.fault((*path, *wrong.absolute_path), f"{whose} does not take this: {wrong.message[:200]}")
+        elif not kinds(found) & kinds(expected):
+            self.fault(path, f"{whose} wants {describe(expected)} here, this is {describe(found)}")
+        elif isinstance(value, Mapping) and "object" in kinds(expected):
+            self.arguments(path, found, expected, whose)
 
     def arguments(self, path: Path, given: JsonSchema, schema: JsonSchema, whose: str) -> None:
         """Whether what is given by name fits an input schema, as far as can be known before it runs."""

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from agentmesh.core.checker import NOT_BUILT, Checker, World
-from agentmesh.core.document import Path
+from agentmesh.core.around import AroundChecker
+from agentmesh.core.checker import World
+from agentmesh.core.constant import constant_value
+from agentmesh.core.document import Path, strings
 from agentmesh.core.expression import ExpressionError, bare, conditions
-from agentmesh.core.inference import DYN, MAY_SKIP, STRING, Facts, JsonSchema, describe, items, kinds, union
-from agentmesh.core.run import StepState
+from agentmesh.core.inference import DYN, INT, MAY_SKIP, Facts, JsonSchema, describe, items, kinds, union
+from agentmesh.core.scope import ERROR, RESERVED, RUN_TYPES, STATES, Scope, closed
 from agentmesh.core.shape import Source
-from agentmesh.core.workflow import BUILT_VERBS, VERBS, Step, Workflow
+from agentmesh.core.workflow import OnError, Step, Workflow
 
-_STATES = {"enum": [state.value for state in StepState]}
-_ERROR = {"type": ["object", "null"], "properties": {"code": STRING, "message": STRING}, "additionalProperties": True}
-RUN_TYPES: Mapping[str, JsonSchema] = {
-    "run": {
-        "type": "object",
-        "properties": {"id": STRING, "workflow": STRING, "source": STRING},
-        "additionalProperties": False,
-    },
-    "context": {"type": "object", "properties": {"id": {"type": ["string", "null"]}}, "additionalProperties": False},
-}
-"""Names of every workflow besides `input` and `steps`."""
-_RESERVED = ("input", "steps", "run", "context", "output", "secrets")
+__all__ = ["RUN_TYPES", "FlowChecker"]
+
+NULL: JsonSchema = {"type": "null"}
+_WORDS_OF_CEL = frozenset(
+    ["as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop", "null", "package", "namespace", "return", "true", "var", "void", "while"]
+)  # fmt: skip
 
 
-class FlowChecker(Checker):
-    """One workflow."""
+class FlowChecker(AroundChecker):
+    """One workflow. `scopes` and `outputs` say, after `check`, what stood where: by path of the step."""
 
     def __init__(self, world: World, source: Source[Workflow]) -> None:
         super().__init__(world, source)
@@ -37,6 +34,12 @@ class FlowChecker(Checker):
         self.conditions: dict[str, str] = {}
         """`if` of the steps that run whenever it holds."""
         self.implied: dict[str, Facts] = {}
+        self.scopes: dict[Path, Scope] = {}
+        """Where the step's own expressions stand (its `if` has held)."""
+        self.outputs: dict[Path, JsonSchema] = {}
+        self.end = Scope({})
+        """Where the workflow's `output` stands."""
+        self._probing = False
 
     def check(self) -> None:
         workflow = self.workflow
@@ -46,12 +49,11 @@ class FlowChecker(Checker):
                 first = self.document.fault((*self.ids[step.id], "id"), "").line
                 self.fault((*path, "id"), f"the id {step.id!r} stands here twice, first in line {first}")
             self.ids.setdefault(step.id, path)
-        types = {"input": workflow.input if sound else DYN, **RUN_TYPES}
-        steps, _, facts = self.block(workflow.steps, ("steps",), types, {}, frozenset())
-        scope = {**types, "steps": _object(steps)}
+        start = Scope({"input": workflow.input if sound else DYN, **RUN_TYPES})
+        self.end, _ = self.block(workflow.steps, ("steps",), start)
         result: JsonSchema = DYN
         if workflow.output is not None:
-            result = self.template(("output",), scope, facts=facts)
+            result = self.template(("output",), self.end.names, facts=self.end.facts)
         if workflow.output_schema is not None and self.schema(("output_schema",)) and workflow.output is not None:
             self.arguments_of_output(result, workflow.output_schema)
 
@@ -62,42 +64,31 @@ class FlowChecker(Checker):
             self.arguments(("output",), result, schema, "output_schema")
 
     def walk(self, steps: Sequence[Step], path: Path) -> Iterator[tuple[Path, Step]]:
+        """Every step that has an id of its own, in reading order."""
         for i, step in enumerate(steps):
             at = (*path, i)
             yield at, step
-            yield from self.walk(step.steps or (), (*at, "steps"))
-            yield from self.walk(step.else_ or (), (*at, "else"))
-            for n, case in enumerate(step.switch or ()):
-                yield from self.walk(case.steps, (*at, "switch", n, "steps"))
+            for below, inner in step.blocks():
+                if below != ("compensate",):
+                    yield from self.walk(inner, (*at, *below))
 
-    def block(
-        self,
-        steps: Sequence[Step],
-        path: Path,
-        types: Mapping[str, JsonSchema],
-        before: Mapping[str, JsonSchema],
-        facts: Facts,
-    ) -> tuple[dict[str, JsonSchema], JsonSchema, Facts]:
-        """Checks steps in order; (the steps then visible, type of the last one's output, facts after them)."""
-        visible = dict(before)
+    def block(self, steps: Sequence[Step], path: Path, scope: Scope) -> tuple[Scope, JsonSchema]:
+        """Checks steps in order; (the scope after them, type of the last one's output)."""
         last: JsonSchema = DYN
         for i, step in enumerate(steps):
-            last = self.step(step, (*path, i), types, visible, facts)
-            visible[step.id] = self.as_step(step, last)
-            if MAY_SKIP in visible[step.id]:
-                last = union([last, {"type": "null"}])
-            else:
-                facts |= {step.id}
-        return visible, last, facts
+            last = self.step(step, (*path, i), scope)
+            known = self.as_step(step, last)
+            if MAY_SKIP in known:
+                last = union([last, NULL])
+            facts = scope.facts if MAY_SKIP in known else scope.facts | {step.id}
+            scope = replace(scope, steps={**scope.steps, step.id: known}, facts=facts)
+        return scope, last
 
     def as_step(self, step: Step, output: JsonSchema) -> JsonSchema:
         """Type of `steps.ID`."""
-        why = "may be skipped" if step.if_ is not None else "may have failed" if step.on_error is not None else None
-        found: dict[str, Any] = {
-            "type": "object",
-            "properties": {"output": output, "state": _STATES, "error": _ERROR},
-            "additionalProperties": False,
-        }
+        continues = step.on_error == "continue"
+        why = "may be skipped" if step.if_ is not None else "may have failed" if continues else None
+        found: dict[str, Any] = {**closed({"output": output, "state": STATES, "error": ERROR})}
         return {**found, MAY_SKIP: why} if why else found
 
     def explain(self, message: str) -> str:
@@ -118,205 +109,145 @@ class FlowChecker(Checker):
                     waiting.append(other)
         return frozenset(found)
 
-    def step(
-        self, step: Step, path: Path, types: Mapping[str, JsonSchema], visible: Mapping[str, JsonSchema], facts: Facts
-    ) -> JsonSchema:
+    def step(self, step: Step, path: Path, scope: Scope) -> JsonSchema:
         """Checks one step; the type of its output."""
         if path in self.removed:
             return DYN
-        scope = {**types, "steps": _object(visible)}
         if step.if_ is not None:
-            self.expression((*path, "if"), scope, boolean=True, facts=facts)
-            facts = self.closure(facts | _true_facts(step.if_))
-            facts |= {other for other, text in self.conditions.items() if text == step.if_ and other in visible}
-        self.implied[step.id] = facts
-        if step.if_ is not None and step.on_error is None:
+            self.expression((*path, "if"), scope.names, boolean=True, facts=scope.facts)
+            self.constant((*path, "if"), step.if_, always="leave the `if` out", never="the step is never reached")
+            facts = self.closure(scope.facts | true_facts(step.if_))
+            facts |= {other for other, text in self.conditions.items() if text == step.if_ and other in scope.steps}
+            scope = scope.knowing(facts)
+        self.implied[step.id] = scope.facts
+        if step.if_ is not None and step.on_error != "continue":
             self.conditions[step.id] = step.if_
         verb = self.one_verb(step, path)
         output: JsonSchema = DYN
-        self.around(step, path, verb)
+        self.around(step, path, verb, scope)
         if verb is not None:
-            given = self.template((*path, "with"), scope, facts=facts) if step.with_ else DYN
-            output = getattr(self, f"verb_{verb}")(step, path, types, visible, facts, given)
+            given = self.template((*path, "with"), scope.names, facts=scope.facts) if step.with_ else DYN
+            check: Callable[[Step, Path, Scope, JsonSchema], JsonSchema] = getattr(self, f"verb_{verb}")
+            output = check(step, path, scope, given)
         if self.damaged(path):
             output = DYN
-        self.validators(path, step.validate_, scope, output, facts)
-        self.on_invalid(path, step.on_invalid, asks_model=step.llm is not None)
+        self.scopes[path], self.outputs[path] = scope, output
+        asks = step.llm is not None
+        self.validators(path, step.validate_, scope.names, output, scope.facts, asks_model=asks)
+        self.on_invalid(path, step.on_invalid, scope.names, output, scope.facts, asks_model=asks)
+        if step.compensate is not None:
+            self.compensation(step, path, scope.naming(output=output))
+        if isinstance(step.on_error, OnError):
+            instead = {**ERROR, "type": "object"}
+            _, last = self.block(step.on_error.steps, (*path, "on_error", "steps"), scope.naming(error=instead))
+            output = union([output, last])
         return output
 
-    def one_verb(self, step: Step, path: Path) -> str | None:
-        given = [v for v in VERBS if v in step.model_fields_set]
-        if not given and self.damaged(path):
-            return None
-        if len(given) != 1:
-            says = f"this has {' and '.join(given)}" if given else "this has none"
-            self.fault(path, f"a step has exactly one verb ({', '.join(BUILT_VERBS)}); {says}")
-            return None
-        verb = given[0]
-        if verb not in BUILT_VERBS:
-            self.fault((*path, verb), f"{verb!r} steps are {NOT_BUILT}; there are {', '.join(BUILT_VERBS)}", key=True)
-            return None
-        if verb != "set" and getattr(step, verb) is None:
-            self.fault((*path, verb), f"{verb!r} has no value", key=True)
-            return None
-        return verb
+    def compensation(self, step: Step, path: Path, scope: Scope) -> None:
+        undo, at = step.compensate, (*path, "compensate")
+        verb = self.may_compensate(step, path)
+        if undo is None or verb is None:
+            return
+        given = self.template((*at, "with"), scope.names, facts=scope.facts) if undo.with_ else DYN
+        check: Callable[[Step, Path, Scope, JsonSchema], JsonSchema] = getattr(self, f"verb_{verb}")
+        self.outputs[at] = check(undo, at, scope, given)
+        self.scopes[at] = scope
 
-    def around(self, step: Step, path: Path, verb: str | None) -> None:
-        """What stands beside the verb."""
-        for name in ("cache", "compensate"):
-            self.not_built((*path, name), f"`{name}` is")
-        if step.on is not None:
-            self.fault((*path, "on"), f"`on: {step.on}` is {NOT_BUILT}: steps run in the server", key=True)
-        if isinstance(step.on_error, Mapping):
-            self.fault(
-                (*path, "on_error"),
-                f"`on_error: {{steps: ...}}` is {NOT_BUILT}; there is `on_error: continue`",
-                key=True,
-            )
-        elif step.on_error not in (None, "continue"):
-            self.fault((*path, "on_error"), "must be `continue`, or not stand here")
-        belongs = {
-            "steps": ("map",),
-            "else": ("switch",),
-            "output": ("python",),
-            "with": ("tool", "python", "workflow"),
-        }
-        for name, verbs in belongs.items():
-            if self.document.get((*path, name)) is not None and verb is not None and verb not in verbs:
-                more = "; an llm's output schema stands inside `llm`" if name == "output" and verb == "llm" else ""
-                self.fault((*path, name), f"`{name}` belongs to {' and '.join(verbs)} steps{more}", key=True)
-        self.duration((*path, "timeout"))
-        if step.retry is not None:
-            if verb in ("set", "switch", "map"):
-                self.fault(
-                    (*path, "retry"), f"a {verb} step is not tried again; put `retry` on the steps inside", key=True
-                )
-            self.duration((*path, "retry", "backoff"))
-            self.duration((*path, "retry", "max_backoff"))
+    def constant(self, path: Path, text: str, *, always: str, never: str) -> None:
+        """A condition that has the same value in every run is a mistake, or no condition."""
+        value = constant_value(text)
+        if value is True or value is False:
+            self.fault(path, f"always {str(value).lower()}: {always if value else never}")
 
-    # One function per verb: checks it, and answers the type of the output.
+    # The verbs that hold other steps
 
-    def verb_tool(
-        self, step: Step, path: Path, types: Any, visible: Any, facts: Facts, given: JsonSchema
-    ) -> JsonSchema:
-        tools, name = self.world.mesh.tools, step.tool or ""
-        if message := self.world.unknown("tools", name, tools):
-            self.fault((*path, "tool"), message)
-        if name not in tools:
-            return DYN
-        self.arguments(self.with_path(path), given, self.world.sound(tools[name].input_schema), f"tool {name!r}")
-        spec = self.world.mesh.specs.get(name)
-        if tools[name].output_schema is None and spec is not None and spec.llm is not None:
-            return STRING
-        return self.world.sound(tools[name].output_schema)
-
-    def verb_llm(self, step: Step, path: Path, types: Any, visible: Any, facts: Facts, given: JsonSchema) -> JsonSchema:
-        scope = {**types, "steps": _object(visible)}
-        return self.llm((*path, "llm"), step.llm, scope, facts) if step.llm is not None else DYN
-
-    def verb_python(
-        self, step: Step, path: Path, types: Any, visible: Any, facts: Facts, given: JsonSchema
-    ) -> JsonSchema:
-        function = self.python((*path, "python"))
-        if function is not None and function.parameters is not None:
-            schema = {
-                "properties": dict.fromkeys(function.parameters, DYN),
-                "required": function.required,
-                "additionalProperties": False,
-            }
-            self.arguments(self.with_path(path), given, schema, f"{step.python!r}")
-        return step.output if step.output is not None and self.schema((*path, "output")) else DYN
-
-    def verb_set(self, step: Step, path: Path, types: Any, visible: Any, facts: Facts, given: JsonSchema) -> JsonSchema:
-        return self.template((*path, "set"), {**types, "steps": _object(visible)}, facts=facts)
-
-    def verb_agent(
-        self, step: Step, path: Path, types: Any, visible: Any, facts: Facts, given: JsonSchema
-    ) -> JsonSchema:
-        agent, at = step.agent, (*path, "agent")
-        if agent is None:
-            return DYN
-        message = self.template((*at, "message"), {**types, "steps": _object(visible)}, facts=facts)
-        if agent.peer is not None:
-            self.fault((*at, "peer"), f"calling peers is {NOT_BUILT}; `skill` names an agent of this mesh", key=True)
-            return DYN
-        skills = self.world.mesh.skills
-        if agent.skill is None:
-            self.fault(at, "'skill' is missing", key=True)
-            return DYN
-        if "${{" in agent.skill:
-            result = self.template((*at, "skill"), {**types, "steps": _object(visible)}, facts=facts)
-            self.dynamic_skill((*at, "skill"), result)
-            return DYN
-        if problem := self.world.unknown("skills", agent.skill, skills):
-            self.fault((*at, "skill"), problem)
-        if agent.skill not in skills:
-            return DYN
-        target = skills[agent.skill]
-        if kinds(message) == {"object"}:
-            self.arguments((*at, "message"), message, self.world.sound(target.input_schema), f"skill {agent.skill!r}")
-        return self.world.sound(self.world.mesh.workflows[target.workflow].output_schema)
-
-    def dynamic_skill(self, path: Path, result: JsonSchema) -> None:
-        self.fault(path, f"a skill chosen by an expression is {NOT_BUILT}; use a switch with one agent step per skill")
-
-    def verb_workflow(
-        self, step: Step, path: Path, types: Any, visible: Any, facts: Facts, given: JsonSchema
-    ) -> JsonSchema:
-        workflows, name = self.world.mesh.workflows, step.workflow or ""
-        if problem := self.world.unknown("workflows", name, workflows):
-            self.fault((*path, "workflow"), problem)
-        if name not in workflows:
-            return DYN
-        self.arguments(self.with_path(path), given, self.world.sound(workflows[name].input), f"workflow {name!r}")
-        return self.world.sound(workflows[name].output_schema)
-
-    def verb_map(self, step: Step, path: Path, types: Any, visible: Any, facts: Facts, given: JsonSchema) -> JsonSchema:
+    def verb_map(self, step: Step, path: Path, scope: Scope, given: JsonSchema) -> JsonSchema:
         if step.map is None:
             return DYN
-        over = self.expression((*path, "map", "over"), {**types, "steps": _object(visible)}, facts=facts)
+        over = self.expression((*path, "map", "over"), scope.names, facts=scope.facts)
         if "array" not in kinds(over):
             self.fault((*path, "map", "over"), f"must be a list, this is {describe(over)}")
+        if constant_value(step.map.over) == []:
+            self.fault((*path, "map", "over"), "the list is always empty: the steps inside are never reached")
         name = step.map.as_
-        if not (name.isidentifier() and name.isascii()) or name in _RESERVED or name in types:
+        unfit = not (name.isidentifier() and name.isascii()) or name in _WORDS_OF_CEL
+        if unfit or name in RESERVED or name in scope.types:
             self.fault(
-                (*path, "map", "as"), f"{name!r} cannot name the item: take another word (not {', '.join(_RESERVED)})"
+                (*path, "map", "as"), f"{name!r} cannot name the item: take another word (not {', '.join(RESERVED)})"
             )
         if not step.steps:
             self.fault(path, "a map step needs `steps`", key=True)
             return DYN
-        inner = {**types, name: items(over) if kinds(over) == {"array"} else DYN}
-        _, last, _ = self.block(step.steps, (*path, "steps"), inner, visible, facts)
-        return {"type": "array", "items": last if step.map.on_error == "fail" else union([last, {"type": "null"}])}
+        inner = scope.naming(**{name: items(over) if kinds(over) == {"array"} else DYN})
+        _, last = self.block(step.steps, (*path, "steps"), inner)
+        return {"type": "array", "items": last if step.map.on_error == "fail" else union([last, NULL])}
 
-    def verb_switch(
-        self, step: Step, path: Path, types: Any, visible: Any, facts: Facts, given: JsonSchema
-    ) -> JsonSchema:
+    def verb_switch(self, step: Step, path: Path, scope: Scope, given: JsonSchema) -> JsonSchema:
         outputs: list[JsonSchema] = []
         for i, case in enumerate(step.switch or ()):
             at = (*path, "switch", i)
-            self.expression((*at, "when"), {**types, "steps": _object(visible)}, boolean=True, facts=facts)
-            known = self.closure(facts | _true_facts(case.when))
-            outputs.append(self.block(case.steps, (*at, "steps"), types, visible, known)[1])
-            facts |= _true_facts(case.when, negated=True)
+            self.expression((*at, "when"), scope.names, boolean=True, facts=scope.facts)
+            self.constant(
+                (*at, "when"), case.when, always="what comes after is never reached; write it as `else`",
+                never="these steps are never reached",
+            )  # fmt: skip
+            known = self.closure(scope.facts | true_facts(case.when))
+            outputs.append(self.block(case.steps, (*at, "steps"), scope.knowing(known))[1])
+            scope = scope.knowing(scope.facts | true_facts(case.when, negated=True))
         if not step.switch:
             self.fault((*path, "switch"), "must not be empty", key=True)
-        outputs.append(
-            self.block(step.else_, (*path, "else"), types, visible, self.closure(facts))[1]
-            if step.else_
-            else {"type": "null"}
-        )
+        otherwise = scope.knowing(self.closure(scope.facts))
+        outputs.append(self.block(step.else_, (*path, "else"), otherwise)[1] if step.else_ else NULL)
         return union(outputs)
 
-    def with_path(self, path: Path) -> Path:
-        return (*path, "with") if self.document.get((*path, "with")) is not None else path
+    def verb_parallel(self, step: Step, path: Path, scope: Scope, given: JsonSchema) -> JsonSchema:
+        branches: dict[str, JsonSchema] = {}
+        for name, steps in (step.parallel or {}).items():
+            at = (*path, "parallel", name)
+            if not (name.isidentifier() and name.isascii()) or name in _WORDS_OF_CEL:
+                self.fault(at, f"{name!r} cannot name a branch: letters, digits and '_'", key=True)
+            if not steps and not self.damaged(at):
+                self.fault(at, "a branch needs steps", key=True)
+            branches[name] = self.block(steps, at, scope)[1] if steps else DYN
+        if not branches and not self.damaged((*path, "parallel")):
+            self.fault((*path, "parallel"), "must not be empty", key=True)
+        return closed(branches, required=True)
+
+    def verb_loop(self, step: Step, path: Path, scope: Scope, given: JsonSchema) -> JsonSchema:
+        spec, at = step.loop, (*path, "loop")
+        if spec is None:
+            return DYN
+        if not step.steps:
+            self.fault(path, "a loop step needs `steps`", key=True)
+            return DYN
+        inner = scope.naming(loop=closed({"index": INT, "last": self.last_of(step, path, scope)}))
+        if spec.while_ is not None:
+            self.expression((*at, "while"), inner.names, boolean=True, facts=inner.facts)
+            self.constant(
+                (*at, "while"), spec.while_, always="leave it out; the loop has `max` rounds",
+                never="the steps inside are never reached",
+            )  # fmt: skip
+        after, last = self.block(step.steps, (*path, "steps"), inner)
+        if spec.until is not None:
+            self.expression((*at, "until"), after.names, boolean=True, facts=after.facts)
+            self.constant(
+                (*at, "until"), spec.until, always="the loop would end after one round",
+                never="leave it out; the loop has `max` rounds",
+            )  # fmt: skip
+        return last if spec.while_ is None else union([last, NULL])
+
+    def last_of(self, step: Step, path: Path, scope: Scope) -> JsonSchema:
+        """Type of `loop.last`: of what the round before gave, which may itself have read it."""
+        if self._probing or not any("loop" in text for _, text in strings(self.document.get(path))):
+            return DYN  # not asked for, or a loop within one: twice at each depth would double at each depth
+        self._probing, told = True, len(self.world.faults)
+        _, last = self.block(step.steps or (), (*path, "steps"), scope.naming(loop=closed({"index": INT, "last": DYN})))
+        del self.world.faults[told:]
+        self._probing = False
+        return union([last, NULL])
 
 
-def _object(properties: Mapping[str, JsonSchema]) -> JsonSchema:
-    return {"type": "object", "properties": properties, "additionalProperties": False}
-
-
-def _true_facts(text: str, *, negated: bool = False) -> Facts:
+def true_facts(text: str, *, negated: bool = False) -> Facts:
     """Steps that have completed where a condition is true (or false); none when it does not parse."""
     try:
         return conditions(bare(text)[0])[1 if negated else 0]

@@ -43,11 +43,15 @@ def check_strays(world: World, source: Source[Any], secrets: frozenset[str]) -> 
                     )
 
 
-_PLACES = "a secret may stand only in `key` of a model"
+_PLACES = (
+    "a secret may stand only in `key` of a model, `token` and `key` of a webhook, `headers` of http, and `databases`"
+)
 
 
 def _may_hold_secret(path: Path) -> bool:
-    return bool(path) and (path[-1] in ("key", "token") or any(p in ("headers", "env") for p in path[:-1]))
+    return bool(path) and (
+        path[-1] in ("key", "token") or path[0] == "databases" or any(p in ("headers", "env") for p in path[:-1])
+    )
 
 
 def secret_names(text: str) -> list[str | None]:

@@ -72,6 +72,7 @@ def _in_document(value: Any, loc: tuple[int | str, ...]) -> Path:
 
 def _faults(document: Document, model: type[BaseModel], details: list[Any]) -> list[Fault]:
     grouped: dict[tuple[Path, str], list[Any]] = {}
+    details = [detail for detail in details if not _beside(document.value, detail, details)]
     for detail in details:
         path = _in_document(document.value, detail["loc"])
         kind = (
@@ -90,6 +91,19 @@ def _faults(document: Document, model: type[BaseModel], details: list[Any]) -> l
             messages = list(dict.fromkeys(_message(detail, document.get(path)) for detail in group))
             found.append(document.fault(path, _join(messages)))
     return found
+
+
+def _beside(value: Any, detail: Any, details: list[Any]) -> bool:
+    """Whether a fault only says that another form was not taken, where the form that was meant has its own faults."""
+    if detail["type"] != "literal_error" and not detail["type"].endswith("_type"):
+        return False
+    path, loc = _in_document(value, detail["loc"]), detail["loc"]
+    if len(loc) == len(path):
+        return False
+    return any(
+        len(other["loc"]) > len(path) + 1 and other["loc"][: len(path)] == path and other["loc"] != loc
+        for other in details
+    )
 
 
 def _some(names: list[str]) -> str:
@@ -135,7 +149,8 @@ def _message(detail: Any, value: Any) -> str:
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(ctx.get("expected", "")))
         hint = closest(value, allowed) if isinstance(value, str) else ""
-        return f"must be {ctx.get('expected')}, this is {kind_of(value)}{hint}"
+        expected = str(ctx.get("expected")).replace("True", "true")
+        return f"must be {expected}, this is {kind_of(value)}{hint}"
     if kind == "string_pattern_mismatch":
         return f"{value!r} is not a name: a small letter, then small letters, digits, '_'" + (
             " or '-'" if "-" in str(ctx.get("pattern", "")).replace("a-z", "").replace("0-9", "") else ""
@@ -188,6 +203,11 @@ def _unwrap(annotation: Any) -> Any:
 _STEP_LISTS = ("steps", "else")
 
 
+def _in_steps(path: Path) -> bool:
+    """Whether an index is that of a step, whose place is kept."""
+    return len(path) > 1 and (path[-2] in _STEP_LISTS or (len(path) > 2 and path[-3] == "parallel"))
+
+
 def _remove(value: dict[str, Any], path: Path, kind: str, removed: set[Path], name: str) -> None:
     """Takes the smallest part out that the shape can do without; indexes in lists of steps stay what they are."""
     if kind == "missing" and path == ():
@@ -195,7 +215,7 @@ def _remove(value: dict[str, Any], path: Path, kind: str, removed: set[Path], na
         value.setdefault("steps", [{"id": "missing", "set": None}])
         removed.add(())
         return
-    while path and isinstance(path[-1], int) and not (len(path) > 1 and path[-2] in _STEP_LISTS):
+    while path and isinstance(path[-1], int) and not _in_steps(path):
         path = path[:-1]  # an item of another list goes with its list, so that no index shifts
     if not path:
         return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ class Annotations(BaseModel):
 
 
 class ToolSpec(BaseModel):
-    """One entry of `tools:`; exactly one of `llm`, `python`, `workflow` (`http` is not built yet)."""
+    """One entry of `tools:`; exactly one of `llm`, `python`, `http`, `workflow`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     title: str | None = None
@@ -35,7 +36,7 @@ class ToolSpec(BaseModel):
     http: HttpSpec | None = None
     workflow: str | None = None
     output: dict[str, Any] | None = None
-    """Output schema of a `python` tool; an `llm` tool has its own, a `workflow` tool its workflow's."""
+    """Output schema of a `python` tool, or of an `http` tool's body; an `llm` tool has its own, a `workflow` tool its workflow's."""
     validate_: tuple[Validator, ...] = Field((), alias="validate")
     on_invalid: tuple[Any, ...] = ()
     timeout: str | float | None = None
@@ -56,6 +57,13 @@ class ServerFile(BaseModel):
     openapi: Any = None
     expose: list[str] | None = None
     approve: str | None = None
+
+
+def matching_tools(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The names that `tools:` of a model means, in their own order; `*` stands for any part of a name."""
+    parts = [".*".join(re.escape(part) for part in pattern.split("*")) for pattern in patterns]
+    meant = re.compile("|".join(parts))
+    return [name for name in names if meant.fullmatch(name)] if parts else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def test_the_schemas_refuse_what_check_refuses() -> None:
     check = validator(schemas()["workflow"])
     assert check.is_valid({"name": "w", "steps": [{"id": "a", "set": 1}]})
     assert not check.is_valid({"name": "w", "steps": [{"id": "a", "sett": 1}]})
-    assert not check.is_valid({"name": "w", "steps": [{"id": "a", "http": {}}]})
+    assert not check.is_valid({"name": "w", "steps": [{"id": "a", "agent": {"peer": "b", "message": "x"}}]})
 
 
 def test_a_default_in_a_schema_fits_that_schema() -> None:

@@ -1,0 +1,51 @@
+"""Effect: does a step change the world outside its run. What a model said may not do so unchecked (`core.taint`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agentmesh.core.mesh import Mesh
+from agentmesh.core.tool import Tool, matching_tools
+from agentmesh.core.workflow import Step, Workflow
+
+READING_METHODS = ("GET", "HEAD")
+
+
+def writes(step: Step, tools: Mapping[str, Tool]) -> bool:
+    """By what the step says, else by its verb: agents, functions, requests other than GET and HEAD, tools that do not say
+    `readOnlyHint: true`. Child workflows are not looked into: see `writes_within`.
+    """
+    if step.effect is not None:
+        return step.effect == "write"
+    if step.tool is not None:
+        return tool_writes(step.tool, tools)
+    if step.http is not None:
+        return step.http.method not in READING_METHODS
+    return step.verb in ("python", "agent")
+
+
+def tool_writes(name: str, tools: Mapping[str, Tool]) -> bool:
+    return name in tools and tools[name].annotations.get("readOnlyHint") is not True
+
+
+def writes_within(step: Step, mesh: Mesh, seen: frozenset[str] = frozenset()) -> bool:
+    """Like `writes`; a child workflow writes when any step of it does."""
+    if step.effect is None and step.workflow is not None:
+        child = mesh.workflows.get(step.workflow)
+        return child is not None and child.name not in seen and _any_writes(child, mesh, seen | {child.name})
+    if step.effect is None and step.llm is not None and step.llm.tools:
+        return any(tool_writes(name, mesh.tools) for name in matching_tools(step.llm.tools, mesh.tools))
+    return writes(step, mesh.tools)
+
+
+def _any_writes(workflow: Workflow, mesh: Mesh, seen: frozenset[str]) -> bool:
+    waiting = list(workflow.steps)
+    while waiting:
+        step = waiting.pop()
+        blocks = step.blocks()
+        if not blocks and writes_within(step, mesh, seen):
+            return True
+        if blocks and step.verb not in ("switch", "map", "parallel", "loop") and writes_within(step, mesh, seen):
+            return True
+        waiting += [inner for _, steps in blocks for inner in steps]
+    return False

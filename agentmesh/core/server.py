@@ -1,0 +1,107 @@
+"""Server: does a file in servers/ make sense: its tools, what stands behind them, and what they take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agentmesh.core.checker import World
+from agentmesh.core.document import Path
+from agentmesh.core.inference import DYN, closest
+from agentmesh.core.mesh import offered_name
+from agentmesh.core.scope import RUN_TYPES, Scope
+from agentmesh.core.shape import Source
+from agentmesh.core.tool import ServerFile, ToolSpec
+from agentmesh.core.verb import VerbChecker
+
+TOOL_VERBS = ("llm", "python", "workflow", "http")
+
+
+class ServerChecker(VerbChecker):
+    """A file in servers/."""
+
+    def __init__(self, world: World, source: Source[ServerFile]) -> None:
+        super().__init__(world, source)
+        self.source = source
+
+    def check(self) -> None:
+        server = self.source.value
+        for name in ("upstream", "openapi", "resources", "prompts"):
+            self.not_built((name,), f"`{name}` {'are' if name in ('resources', 'prompts') else 'is'}")
+        for name in ("expose", "approve"):
+            self.not_built((name,), f"`{name}` goes with `upstream`, which is")
+        if not server.tools and self.source.whole and server.upstream is None:
+            self.fault((), "a server file declares `tools`")
+        for name, tool in server.tools.items():
+            self.tool(("tools", name), name, tool, offered_name(server, name))
+
+    def tool(self, path: Path, name: str, tool: ToolSpec, offered: str) -> None:
+        if not (
+            offered.isascii()
+            and offered.replace(".", "").replace("-", "").replace("_", "").isalnum()
+            and len(offered) <= 64
+        ):
+            self.fault(
+                path,
+                f"{name!r} cannot name a tool: letters, digits, '_', '-' and '.', at most 64 with the server's",
+                key=True,
+            )
+        given = [v for v in TOOL_VERBS if v in tool.model_fields_set]
+        if len(given) > 1 or (not given and not self.damaged(path)):
+            says = f"this has {' and '.join(given)}" if given else "this has none"
+            self.fault(path, f"a tool has exactly one of {', '.join(TOOL_VERBS)}; {says}", key=True)
+        sound = self.schema((*path, "input"), must_be_object=True)
+        types = {"input": tool.input if sound else DYN, **RUN_TYPES}
+        output = DYN
+        if tool.llm is not None:
+            output = self.llm((*path, "llm"), tool.llm, types, frozenset())
+        if tool.python is not None:
+            self.python_tool(path, tool)
+        if tool.http is not None:
+            self.http((*path, "http"), tool.http, Scope(types))
+        if tool.workflow is not None:
+            self.workflow_tool(path, tool)
+        if tool.output is not None:
+            if tool.python is None and tool.http is None:
+                self.fault(
+                    (*path, "output"),
+                    "`output` belongs to a python or http tool; an llm's output schema stands inside `llm`",
+                    key=True,
+                )
+            elif self.schema((*path, "output")):
+                output = tool.output
+        self.duration((*path, "timeout"))
+        if tool.validate_ and tool.llm is None:
+            self.fault(
+                (*path, "validate"),
+                "`validate` belongs to an llm tool here; give a python tool an `output` schema",
+                key=True,
+            )
+        asks = tool.llm is not None
+        self.validators(path, tool.validate_, types, output, frozenset(), asks_model=asks)
+        self.on_invalid(path, tool.on_invalid, types, output, frozenset(), asks_model=asks)
+
+    def python_tool(self, path: Path, tool: ToolSpec) -> None:
+        function = self.python((*path, "python"))
+        if function is None or function.parameters is None:
+            return
+        schema = self.world.sound(tool.input)
+        if not schema:
+            return
+        given = schema.get("properties", {})
+        where: Path = (*path, "input") if self.document.get((*path, "input")) is not None else path
+        for name in given if isinstance(given, Mapping) else ():
+            if name not in function.parameters:
+                hint = closest(name, function.parameters) or f"; it takes {', '.join(function.parameters) or 'nothing'}"
+                self.fault((*where, "properties", name), f"{tool.python!r} takes no {name!r}{hint}", key=True)
+        for name in function.required:
+            if name not in schema.get("required", ()):
+                self.fault(where, f"{tool.python!r} needs {name!r}, which the input does not require", key=True)
+
+    def workflow_tool(self, path: Path, tool: ToolSpec) -> None:
+        workflows = self.world.mesh.workflows
+        if message := self.world.unknown("workflows", tool.workflow or "", workflows):
+            self.fault((*path, "workflow"), message)
+        elif tool.workflow and tool.workflow in workflows and "input" in tool.model_fields_set:
+            wanted = self.world.sound(workflows[tool.workflow].input)
+            given = {"properties": self.world.sound(tool.input).get("properties", {})}
+            self.arguments((*path, "input"), given, wanted, f"workflow {tool.workflow!r}")
