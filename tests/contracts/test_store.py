@@ -1,27 +1,19 @@
-"""Every Store keeps the contract: memory, SQLite, and PostgreSQL where AGENTMESH_TEST_POSTGRES names a server."""
+"""Every Store keeps the contract: memory, SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from agentmesh.adapters.memory import MemoryStore
-from agentmesh.adapters.sql.database import resolve
 from agentmesh.adapters.sql.store import open_store
 from tests.contracts import store as contract
 
 pytestmark = pytest.mark.anyio
 
-POSTGRES = os.environ.get("AGENTMESH_TEST_POSTGRES")
-KINDS = [
-    "memory",
-    "sqlite",
-    pytest.param("postgres", marks=pytest.mark.skipif(not POSTGRES, reason="AGENTMESH_TEST_POSTGRES is not set")),
-]
+KINDS = ["memory", "sqlite", "postgres"]
 
 
 @pytest.fixture(params=KINDS)
@@ -32,19 +24,9 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> contract.Bench:
         store = MemoryStore(clock=lambda: made.now)
         made = contract.Bench(lambda: store, durable=False)
         return made
-    url = POSTGRES if kind == "postgres" and POSTGRES else "sqlite:///mesh.db"
-    if kind == "postgres":
-        _empty(url)
-    made = contract.Bench(lambda: open_store(url, tmp_path, clock=lambda: made.now), durable=True)
+    url = "sqlite:///mesh.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+    made = contract.Bench(lambda: open_store(url, tmp_path, clock=lambda: made.now, own_clock=True), durable=True)
     return made
-
-
-def _empty(url: str) -> None:
-    engine = create_engine(resolve(url, Path()))
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
 
 
 @pytest.mark.parametrize("rule", contract.CONTRACT, ids=lambda rule: rule.__name__)

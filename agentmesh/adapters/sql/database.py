@@ -11,7 +11,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    NoSuchModuleError,
+    OperationalError,
+)
 
 from agentmesh.adapters.sql import tables
 from agentmesh.errors import StoreError, StoreTooNew
@@ -143,6 +150,25 @@ _SENTENCES = (
     ("connection refused", "no server answers there; start PostgreSQL, or correct `store:`"),
     ("password authentication", "the server refuses the user or password; correct `store:`"),
 )
+
+
+_PASSING = ("disk is full", "no space left", "disk i/o error", "locked", "readonly", "read-only")
+_ROLLED_BACK = ("40001", "40P01", "55P03")
+"""SQLSTATEs: serialization failure, deadlock, a lock that took too long."""
+
+
+def passing(error: DBAPIError) -> bool:
+    """Whether the database is at fault, not what it was given: the same may be taken later."""
+    if error.connection_invalidated or isinstance(error, OperationalError | InternalError | InterfaceError):
+        return True
+    return any(mark in str(error.orig).lower() for mark in _PASSING)
+
+
+def repeatable(error: DBAPIError) -> bool:
+    """Whether the same transaction may well succeed in a moment, given that it was rolled back."""
+    if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _ROLLED_BACK:
+        return True
+    return isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", "") is None  # could not connect
 
 
 def store_error(error: DBAPIError, url: URL) -> StoreError:

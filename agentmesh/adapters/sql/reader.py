@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, bindparam, func, select, tuple_
@@ -37,6 +38,12 @@ _ENTRIES = (
     .where(journal.c.run_id.in_(bindparam("ids", expanding=True)), journal.c.seq > bindparam("past"))
     .order_by(journal.c.run_id, journal.c.seq)
 )  # fmt: skip
+_NEXT_DUE = (
+    select(runs.c.due_at)
+    .where(runs.c.due_at.is_not(None), runs.c.lease_owner.is_(None))
+    .order_by(runs.c.due_at)
+    .limit(1)
+)
 _DEFINITION = select(definitions.c.document).where(definitions.c.digest == bindparam("digest"))
 _VALUE = select(state.c.value).where(state.c.scope == bindparam("scope"), state.c.key == bindparam("key"))
 _SCOPE = select(state.c.key, state.c.value).where(state.c.scope == bindparam("scope")).order_by(state.c.key)
@@ -58,6 +65,16 @@ class Reader:
                 entries = self._entries(connection, ids, 0)
                 found |= {row.id: fold(_begun(row), entries.get(row.id, ())) for row in rows}
         return found
+
+    def head(self, run_id: str) -> Run | None:
+        with self._engine.begin() as connection:
+            row = connection.execute(_HEADS_BY_ID, {"ids": [run_id]}).one_or_none()
+        return None if row is None else _listed(row)
+
+    def next_due(self) -> float | None:
+        with self._engine.begin() as connection:
+            due_at: float | None = connection.scalar(_NEXT_DUE)
+        return None if due_at is None or due_at == inf else due_at
 
     def entries(self, run_id: str, after: int) -> tuple[Entry, ...]:
         with self._engine.begin() as connection:
@@ -129,6 +146,7 @@ def _begun(row: Any) -> Run:
         key=row.key,
         parent=row.parent,
         parent_path=row.parent_path,
+        forked_from=row.forked_from,
         context_id=row.context_id,
         message=value(row.message, row.message_packed, row.message_data),
         created_at=row.created_at,

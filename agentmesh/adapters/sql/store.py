@@ -20,38 +20,40 @@ from sqlalchemy.exc import DBAPIError
 
 from agentmesh.adapters.changes import Changes, Subscription
 from agentmesh.adapters.lock import MeshLock
-from agentmesh.adapters.sql import database
-from agentmesh.adapters.sql.batch import Append, Ending, Start
+from agentmesh.adapters.sql import claiming, database
+from agentmesh.adapters.sql.batch import Append, Start
+from agentmesh.adapters.sql.committing import Committer
 from agentmesh.adapters.sql.documents import INLINE, INLINE_IN_RUN, Document, decode, document, encode, is_slow
+from agentmesh.adapters.sql.heads import Ending
 from agentmesh.adapters.sql.reader import Reader
 from agentmesh.adapters.sql.tables import runs
 from agentmesh.adapters.sql.writer import Writer
 from agentmesh.core.run import Entry, Kind, Run, RunState, apply
-from agentmesh.core.store import Claim, RunFilter, RunPage, check_names
+from agentmesh.core.store import Claim, RunFilter, RunPage, check_names, head_state
 from agentmesh.errors import StoreError
 
 T = TypeVar("T")
 READERS = 4
 """Threads, and connections, for reading."""
-_KNOWN = 10_000
-"""Digests remembered as written, so that a definition is not sent again with each run."""
 
 
-def open_store(url: str, folder: Path, *, clock: Callable[[], float] = time.time) -> SqlStore:
+def open_store(url: str, folder: Path, *, clock: Callable[[], float] = time.time, own_clock: bool = False) -> SqlStore:
     """The store at `url`; nothing is opened before it is entered. A relative SQLite path counts from `folder`.
 
-    StoreError when the url names no database we know. `clock` gives Unix seconds for entries and leases.
+    StoreError when the url names no database we know. `clock` gives Unix seconds for entries, leases and due times on SQLite. On
+    PostgreSQL, which several machines may share, the database's clock rules, and times that callers give or get are translated by
+    the difference; `own_clock` makes `clock` rule there too, for tests that move it.
     """
-    return SqlStore(database.resolve(url, folder), clock=clock)
+    return SqlStore(database.resolve(url, folder), clock=clock, own_clock=own_clock)
 
 
 class SqlStore:
     """Runs in a database. Enter it once, on the event loop that uses it; leaving commits all that was accepted."""
 
-    def __init__(self, url: URL, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, url: URL, *, clock: Callable[[], float] = time.time, own_clock: bool = False) -> None:
         self._url = url
         self._clock = clock
-        self._known: set[str] = set()
+        self._own_clock = own_clock
         self._changes = Changes()
         self._lock: MeshLock | None = None
         self._engines: list[Engine] = []
@@ -61,7 +63,8 @@ class SqlStore:
         self._limiter = anyio.CapacityLimiter(READERS)
         writing = await self._blocking(self._open)
         self._reader = Reader(self._engines[1])
-        self._writer = Writer(writing, self._clock, self._changes.publish)
+        self._committer = Committer(writing, self._clock, own_clock=self._own_clock)
+        self._writer = Writer(self._committer, self._changes.publish)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -70,9 +73,13 @@ class SqlStore:
             self._changes.close()
             await run_sync(self._close)
 
-    async def start_run(self, run: Run, definition: Mapping[str, Any] | None = None) -> tuple[Run, bool]:
+    async def start_run(
+        self, run: Run, definition: Mapping[str, Any] | None = None, *, entries: Sequence[Entry] = (),
+        due_at: float | None = None,
+    ) -> tuple[Run, bool]:  # fmt: skip
         check_names(run.id, run.key, run.owner, run.tenant, run.context_id, run.parent, run.parent_path)
-        created_at = run.created_at or self._clock()
+        check_names(run.forked_from, *(entry.path for entry in entries))
+        head_state(RunState.SUBMITTED, entries, None)
         text, said = encode(run.input), None if run.message is None else encode(run.message)
         given, message = await _documents([text, said or ""], INLINE_IN_RUN)
         row = {
@@ -85,24 +92,29 @@ class SqlStore:
             "key": run.key,
             "parent": run.parent,
             "parent_path": run.parent_path,
+            "forked_from": run.forked_from,
             "context_id": run.context_id,
             "input": given.text,
             "input_blob": given.sha256,
             "message": None if said is None else message.text,
             "message_blob": message.sha256,
-            "created_at": created_at,
+            "created_at": run.created_at,
         }
-        blobs = [one.blob for one in (given, message) if one.blob is not None]
-        send = definition is not None and run.definition not in self._known
-        new = Start(row, blobs, encode(definition) if send else None)
-        earlier: str | None = await self._writer.submit(lambda batch: batch.start(new), rows=2)
-        if send and len(self._known) < _KNOWN:
-            self._known.add(run.definition)
-        if earlier is not None:
-            found = await self.get_run(earlier)
+        new = Start(
+            row,
+            [one.blob for one in (given, message) if one.blob is not None],
+            None if definition is None else partial(encode, definition),
+            tuple(entries),
+            await _documents([encode(entry.payload) for entry in entries]),
+            await _ending(entries),
+            due_at,
+        )
+        earlier, created_at = await self._writer.submit(lambda batch: batch.start(new), rows=2 + len(entries))
+        if earlier is not None or entries:
+            found = await self.get_run(earlier or run.id)
             if found is None:
                 raise StoreError(f"Run {earlier} has the key {run.key!r} and cannot be read; the database is damaged.")
-            return found, False
+            return found, earlier is None
         begun = Run(
             id=run.id,
             workflow=run.workflow,
@@ -114,6 +126,7 @@ class SqlStore:
             key=run.key,
             parent=run.parent,
             parent_path=run.parent_path,
+            forked_from=run.forked_from,
             context_id=run.context_id,
             message=None if said is None else decode(said),
             created_at=created_at,
@@ -141,33 +154,64 @@ class SqlStore:
         if future is not None:
             await future
 
+    async def park(
+        self, run_id: str, epoch: int, entries: Sequence[Entry], *, wake_at: float | None, mail: int
+    ) -> int | None:
+        check_names(*(entry.path for entry in entries))
+        documents = await _documents([encode(entry.payload) for entry in entries])
+        new = Append(run_id, epoch, tuple(entries), documents, ending=await _ending(entries))
+        future = self._writer.append(
+            lambda batch: batch.park(new, wake_at, mail), rows=len(entries) + 1, run_id=run_id, epoch=epoch, wait=True
+        )
+        newer: int | None = None if future is None else await future
+        return newer
+
+    async def post(self, run_id: str, entry: Entry, *, key: str | None = None) -> tuple[Run, bool]:
+        check_names(entry.path, key)
+        (document,) = await _documents([encode(entry.payload)])
+        added: bool = await self._writer.submit(
+            lambda batch: batch.post(run_id, entry, document, key), touches=(run_id,)
+        )
+        return (await self._read(self._reader.load, [run_id]))[run_id], added
+
     async def request_cancel(self, run_id: str, by: str) -> Run:
         payload = encode({"by": by})
-        await self._writer.submit(lambda batch: batch.request_cancel(run_id, payload), rows=2)
+        await self._writer.submit(lambda batch: batch.request_cancel(run_id, payload), rows=2, touches=(run_id,))
         return (await self._read(self._reader.load, [run_id]))[run_id]
 
     async def claim(
-        self, worker: str, *, limit: int, lease: float = 30.0, only: Sequence[str] | None = None
-    ) -> Sequence[Claim]:
-        payload = encode({"worker": worker})
-        taken: dict[str, int] = await self._writer.submit(
-            lambda batch: batch.claim(worker, payload, limit, lease, only), rows=limit
+        self, worker: str, *, limit: int, lease: float = 30.0, only: Sequence[str] | None = None,
+        at_once: Mapping[str, int] | None = None,
+    ) -> Sequence[Claim]:  # fmt: skip
+        payload, bounds = encode({"worker": worker}), dict(at_once or {})
+        taken: dict[str, tuple[int, int]] = await self._writer.submit(
+            lambda batch: claiming.claim(batch, worker, payload, limit=limit, lease=lease, only=only, at_once=bounds),
+            rows=limit,
         )
         if not taken:
             return ()
         found = await self._read(self._reader.load, list(taken))
-        return [Claim(found[run_id], epoch) for run_id, epoch in taken.items()]
+        return [Claim(found[run_id], epoch, mail) for run_id, (epoch, mail) in taken.items()]
 
     async def heartbeat(self, worker: str, epochs: Mapping[str, int], *, lease: float = 30.0) -> Sequence[str]:
         held = dict(epochs)
-        lost: list[str] = await self._writer.submit(lambda batch: batch.heartbeat(worker, held, lease))
+        lost: list[str] = await self._writer.submit(
+            lambda batch: batch.heartbeat(worker, held, lease), touches=tuple(held)
+        )
         return lost
 
     async def release(self, run_id: str, epoch: int) -> None:
-        await self._writer.submit(lambda batch: batch.release(run_id, epoch))
+        await self._writer.submit(lambda batch: batch.release(run_id, epoch), touches=(run_id,))
+
+    async def next_due(self) -> float | None:
+        due_at = await self._read(self._reader.next_due)
+        return None if due_at is None else due_at - self._committer.ahead
 
     async def get_run(self, run_id: str) -> Run | None:
         return (await self._read(self._reader.load, [run_id])).get(run_id)
+
+    async def get_head(self, run_id: str) -> Run | None:
+        return await self._read(self._reader.head, run_id)
 
     async def list_runs(self, where: RunFilter) -> RunPage:
         return await self._read(self._reader.list_runs, where)
@@ -202,7 +246,7 @@ class SqlStore:
             self._engines = [writing, database.connect(self._url, reader=True, pool=READERS)]
             database.prepare(writing)
             if self._lock is not None:
-                _takeover(writing)
+                _takeover(writing, self._clock())
         except BaseException:
             self._dispose()
             raise
@@ -229,12 +273,10 @@ class SqlStore:
             raise database.store_error(error, self._url) from error
 
 
-def _takeover(engine: Engine) -> None:
+def _takeover(engine: Engine, now: float) -> None:
     """Ends every lease: the lock proves that whoever held them is gone, so nobody need wait for their clock."""
     with engine.begin() as connection:
-        connection.execute(
-            runs.update().where(runs.c.lease_owner.is_not(None)).values(lease_owner=None, lease_until=0.0)
-        )
+        connection.execute(runs.update().where(runs.c.lease_owner.is_not(None)).values(lease_owner=None, due_at=now))
 
 
 async def _documents(texts: list[str], inline: int = INLINE) -> list[Document]:

@@ -6,6 +6,8 @@ Times are Unix seconds. A change here needs a migration and the next SCHEMA.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     Boolean,
     Column,
@@ -21,13 +23,10 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the tables below; stands in `meta` as `schema`."""
-REVISION = "0001"
+REVISION = "0002"
 """The migration that leads to SCHEMA."""
-
-CLAIMABLE = text("state IN ('submitted', 'working')")
-"""As text, because SQLite uses a partial index only for a query that repeats its condition literally."""
 
 metadata = MetaData()
 
@@ -77,18 +76,42 @@ runs = Table(
     Column("cancel_requested", Boolean, nullable=False),
     Column("epoch", Integer, nullable=False),  # how often it was claimed
     Column("lease_owner", Text),
-    Column("lease_until", Double, nullable=False),  # 0: nobody's
-    Column("wake_at", Double),  # not to be claimed earlier
+    Column(
+        "due_at", Double
+    ),  # when it may be claimed: end of the lease, time to wake, inf: when something arrives; NULL: ended
+    Column("mail", Integer, nullable=False, server_default=text("0")),  # how much arrived from outside
+    Column("forked_from", Text),
     UniqueConstraint("tenant", "key", name="runs_key"),
 )
 
+
+def _where(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
+# To claim by.
+Index("runs_due", runs.c.due_at, runs.c.id, **_where("due_at IS NOT NULL"))
+Index("runs_held", runs.c.workflow, **_where("lease_owner IS NOT NULL"))
+Index("runs_ended", runs.c.updated_at, **_where("due_at IS NULL"))
+# To list by: each is read from its newest end, as far as the page goes.
 Index("runs_by_time", runs.c.tenant, runs.c.created_at, runs.c.id)
 Index("runs_by_workflow", runs.c.tenant, runs.c.workflow, runs.c.created_at, runs.c.id)
-Index("runs_to_claim", runs.c.created_at, runs.c.id, sqlite_where=CLAIMABLE, postgresql_where=CLAIMABLE)
-_CHILD, _TALK, _ASLEEP = text("parent IS NOT NULL"), text("context_id IS NOT NULL"), text("wake_at IS NOT NULL")
-Index("runs_by_parent", runs.c.parent, sqlite_where=_CHILD, postgresql_where=_CHILD)
-Index("runs_by_context", runs.c.tenant, runs.c.context_id, sqlite_where=_TALK, postgresql_where=_TALK)
-Index("runs_to_wake", runs.c.wake_at, sqlite_where=_ASLEEP, postgresql_where=_ASLEEP)
+Index("runs_by_state", runs.c.tenant, runs.c.state, runs.c.created_at, runs.c.id)
+Index("runs_by_owner", runs.c.tenant, runs.c.owner, runs.c.created_at, runs.c.id)
+Index(
+    "runs_by_context",
+    runs.c.tenant,
+    runs.c.context_id,
+    runs.c.created_at,
+    runs.c.id,
+    **_where("context_id IS NOT NULL"),
+)
+Index("runs_by_parent", runs.c.parent, runs.c.created_at, runs.c.id, **_where("parent IS NOT NULL"))
+Index("runs_roots", runs.c.tenant, runs.c.created_at, runs.c.id, **_where("parent IS NULL"))
+# To know whether a blob or a definition is still needed.
+Index("runs_by_definition", runs.c.definition)
+for _column in (runs.c.input_blob, runs.c.message_blob, runs.c.output_blob):
+    Index(f"runs_{_column.name}", _column, **_where(f"{_column.name} IS NOT NULL"))
 
 journal = Table(
     "journal",
@@ -102,6 +125,16 @@ journal = Table(
     Column("payload_blob", Text, ForeignKey("blobs.sha256")),
     Column("at", Double, nullable=False),
 )
+
+Index("journal_payload_blob", journal.c.payload_blob, **_where("payload_blob IS NOT NULL"))
+
+posts = Table(
+    "posts",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Column("key", Text, primary_key=True),
+)
+"""The keys of what was posted to runs, so that nothing is posted twice."""
 
 state = Table(
     "state",

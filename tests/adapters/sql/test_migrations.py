@@ -21,12 +21,12 @@ from agentmesh.core.run import Run
 NEXT = """
 import sqlalchemy as sa
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 def upgrade():
     with op.batch_alter_table("runs") as runs:
         runs.add_column(sa.Column("colour", sa.Text))
-    op.execute("UPDATE meta SET value = '2' WHERE name = 'schema'")
+    op.execute("UPDATE meta SET value = '3' WHERE name = 'schema'")
 """
 
 
@@ -72,14 +72,14 @@ def test_an_older_database_is_upgraded(tmp_path: Path) -> None:
     """What the next release will do works: its migration runs on a database of this one, and the rows stay."""
     later = tmp_path / "later"
     shutil.copytree(database.MIGRATIONS, later, ignore=shutil.ignore_patterns("__pycache__"))
-    (later / "versions" / "0002_colour.py").write_text(NEXT)
+    (later / "versions" / "0003_colour.py").write_text(NEXT)
     engine = database.connect(database.resolve("sqlite:///mesh.db", tmp_path))
     database.prepare(engine)
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO definitions VALUES ('d', '{}')")
-    database.prepare(engine, schema=2, migrations=later)
+    database.prepare(engine, schema=3, migrations=later)
     with engine.begin() as connection:
-        assert database.version(connection) == 2
+        assert database.version(connection) == 3
         assert "colour" in {column["name"] for column in inspect(connection).get_columns("runs")}
         assert connection.exec_driver_sql("SELECT count(*) FROM definitions").scalar() == 1
     with pytest.raises(database.StoreTooNew):

@@ -1,0 +1,210 @@
+"""Committing: one batch of requests becomes one transaction, whatever the database does meanwhile.
+
+What was rolled back for certain is tried again for a moment (a deadlock, a connection that was lost before the commit). When a
+connection is lost *during* the commit, PostgreSQL is asked what became of the transaction; only when it cannot be asked the callers
+are told that it is unknown. Nothing is ever written twice. Everything here runs on the writer's thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, bindparam, text
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+
+from agentmesh.adapters.sql.batch import Batch
+from agentmesh.adapters.sql.database import name, passing, repeatable, store_error
+from agentmesh.adapters.sql.heads import Failure, Heads
+from agentmesh.errors import LeaseLost, MeshError, StoreError
+
+if TYPE_CHECKING:
+    import asyncio
+
+log = logging.getLogger("agentmesh.store")
+PATIENCE = 3.0
+"""Seconds for which a batch is tried again when the database went away under it. While it stays away, others fail at once."""
+PAUSE = 0.05
+"""Seconds before the second try; each later one waits so much longer."""
+SAME = 0.5
+"""Seconds by which two clocks may differ and still count as one."""
+_MOMENT = text("SELECT extract(epoch FROM clock_timestamp())::float8, pg_current_xact_id()::text")
+_STATUS = text("SELECT pg_xact_status(CAST(:xact AS xid8))").bindparams(bindparam("xact"))
+
+
+@dataclass(slots=True)
+class Request:
+    """One operation. `epoch`: of an append to `run_id`, whose later ones must fail when this one does."""
+
+    operation: Callable[[Batch], Any]
+    rows: int
+    future: asyncio.Future[Any] | None
+    touches: Sequence[str] = ()
+    """Runs it reads or changes, to be read together."""
+    run_id: str | None = None
+    epoch: int = 0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a request."""
+
+    request: Request
+    value: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class _Try:
+    """One transaction, and how far it came."""
+
+    committing: bool = False
+    xact: str | None = None
+    outcomes: list[Outcome] | None = None
+    changed: tuple[str, ...] = ()
+
+
+class Committer:
+    """Keeps what is known between batches: heads, and which runs take no more entries under their epoch."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float], *, own_clock: bool) -> None:
+        """`own_clock`: `clock` rules. Else the database's does, and `clock` only tells how far callers are off."""
+        self._engine = engine
+        self._clock = clock
+        self._own_clock = own_clock
+        self._only_writer = engine.dialect.name == "sqlite"
+        self._heads = Heads()
+        self._broken: dict[str, Failure] = {}
+        self._down = False
+        self.ahead = 0.0
+        """Seconds that the database's clock is ahead of `clock`, as of the last transaction."""
+
+    def commit(self, batch: Sequence[Request]) -> tuple[list[Outcome], Sequence[str]]:
+        """What became of each request, and the runs whose watchers are to be told."""
+        patience = 0.0 if self._down or self._only_writer else PATIENCE
+        until = time.monotonic() + patience
+        for again in itertools.count(1):
+            current = _Try()
+            try:
+                self._transact(batch, current)
+            except DBAPIError as failed:
+                self._heads.forget()
+                error = store_error(failed, self._engine.url)
+                if isinstance(failed, IntegrityError | DataError) and not passing(failed):
+                    if again == 1:
+                        continue  # two servers may have met over one key: the second try finds what the other wrote
+                    return self._one_by_one(batch, error)
+                self._down = True
+                if current.committing:
+                    written = self._written(current, until)
+                    if written is None:
+                        error = StoreError(f"{error} Whether the last entries were recorded is unknown.", **error.data)
+                        return self._fail(batch, error), ()
+                    if written:
+                        return self._done(current)
+                pause = again * PAUSE
+                if not repeatable(failed) or time.monotonic() + pause > until:
+                    return self._fail(batch, error), ()
+                time.sleep(pause)
+            except Exception as failed:  # the thread must outlive any one batch, and callers must hear of it
+                log.exception("a batch of %d requests could not be written", len(batch))
+                self._heads.forget()
+                said = f"The database {name(self._engine.url)} cannot take what it was given ({failed!r})."
+                return self._one_by_one(batch, StoreError(said))
+            else:
+                return self._done(current)
+        raise AssertionError("the count has no end")
+
+    def _transact(self, batch: Sequence[Request], current: _Try) -> None:
+        if self._only_writer:
+            self._heads.trim()
+        else:
+            self._heads.forget()  # other processes write too
+        outcomes: list[Outcome] = []
+        with self._engine.connect() as connection, connection.begin() as transaction:
+            now = self._moment(connection, current)
+            work = Batch(connection, self._heads, now, self._broken, ahead=self.ahead)
+            work.load(run_id for request in batch for run_id in request.touches)
+            for request in batch:
+                try:
+                    outcomes.append(Outcome(request, request.operation(work)))
+                except (MeshError, ValueError) as error:
+                    outcomes.append(Outcome(request, error=error))
+            work.flush()
+            current.outcomes, current.changed = outcomes, tuple(work.changed)
+            current.committing = True
+            transaction.commit()
+
+    def _moment(self, connection: Connection, current: _Try) -> float:
+        """The time that rules, in Unix seconds."""
+        if self._only_writer:
+            return self._clock()
+        now, current.xact = connection.execute(_MOMENT).one()
+        if self._own_clock:
+            return self._clock()
+        ahead = float(now) - self._clock()
+        self.ahead = ahead if abs(ahead) > SAME else 0.0
+        return float(now)
+
+    def _done(self, current: _Try) -> tuple[list[Outcome], Sequence[str]]:
+        self._down = False
+        outcomes = current.outcomes or []
+        for outcome in outcomes:
+            if outcome.error is not None:
+                self._remember(outcome.request, outcome.error)
+        return outcomes, current.changed
+
+    def _written(self, current: _Try, until: float) -> bool | None:
+        """Whether a transaction was committed whose connection was lost meanwhile; None when nobody can tell."""
+        if current.xact is None:
+            return None
+        for again in itertools.count(1):
+            try:
+                with self._engine.connect() as connection:
+                    status = connection.scalar(_STATUS, {"xact": current.xact})
+                if status in ("committed", "aborted"):
+                    return bool(status == "committed")
+            except DBAPIError:
+                pass  # still away
+            if time.monotonic() + again * PAUSE > until:
+                return None
+            time.sleep(again * PAUSE)
+        return None
+
+    def _one_by_one(self, batch: Sequence[Request], error: MeshError) -> tuple[list[Outcome], Sequence[str]]:
+        """Somebody's rows are at fault; alone, they fail alone."""
+        if len(batch) == 1:
+            return self._fail(batch, error, passing=False), ()
+        outcomes: list[Outcome] = []
+        changed: list[str] = []
+        for request in batch:
+            outcome, runs = self.commit([request])
+            outcomes += outcome
+            changed += runs
+        return outcomes, changed
+
+    def _fail(self, batch: Sequence[Request], error: MeshError, *, passing: bool = True) -> list[Outcome]:
+        for request in batch:
+            self._remember(request, error, passing=passing)
+        return [Outcome(request, error=error) for request in batch]
+
+    def _remember(self, request: Request, error: BaseException, *, passing: bool = False) -> None:
+        # LeaseLost repeats by itself. A contradiction that its author hears of changes nothing either.
+        run_id, epoch = request.run_id, request.epoch
+        if (
+            run_id is None
+            or isinstance(error, LeaseLost)
+            or (isinstance(error, ValueError) and request.future is not None)
+        ):
+            return
+        earlier = self._broken.get(run_id)
+        if earlier is not None and earlier.epoch >= epoch:
+            return
+        kept = (
+            error if isinstance(error, StoreError) else StoreError(f"An earlier entry could not be written: {error}.")
+        )
+        self._broken[run_id] = Failure(epoch, kept, passing)
