@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import anyio
+import anyio.lowlevel
 
 from agentmesh.core.question import Answer
 from agentmesh.core.run import JSON, Entry, Kind
@@ -127,6 +128,7 @@ class Waits:
             if wait.due is None:
                 await wait.over()
                 return False
+            await anyio.lowlevel.checkpoint()  # a run that is parked now does not come past this
             return await self._sleep_or_wake(wait, wait.due)
         finally:
             if wait in self._waiting:
@@ -139,6 +141,8 @@ class Waits:
                 await self._sleep(min(left, LONGEST_SLEEP))
             scope.cancel()
 
+        if wait.woken:
+            return False
         async with anyio.create_task_group() as group:
             group.start_soon(nap, group.cancel_scope)
             await wait.over()

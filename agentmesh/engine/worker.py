@@ -87,6 +87,10 @@ class Worker:
         self._stopping.set()
         self._bus.started()
 
+    def nudge(self) -> None:
+        """Looks at once for runs whose time has come: the clock was moved, or another process said so."""
+        self._bus.started()
+
     def trouble(self) -> str | None:
         """What the store said when it failed last; None when it has done its work since."""
         return self._trouble
