@@ -44,6 +44,7 @@ from agentmesh.errors import ServeError
 from agentmesh.http.auth import Guard, check_bind
 from agentmesh.http.health import health_routes
 from agentmesh.http.problems import HANDLERS
+from agentmesh.http.webhooks import webhook_routes
 from agentmesh.settings import Settings
 
 log = logging.getLogger("agentmesh")
@@ -101,6 +102,7 @@ async def open_app(
     root = Starlette(
         routes=[
             *health_routes(settings, lambda: engine),
+            *webhook_routes(settings, mesh, lambda: engine),
             Route("/mcp", mcp),
             Route("/.well-known/agent-card.json", a2a),
             Route("/a2a", a2a),

@@ -19,3 +19,8 @@ def principal_for_cron(workflow: str, tenant: str = "local") -> Principal:
 def principal_of(run: Run) -> Principal:
     """Who a run's steps act for: whoever started it. Claims of a token are not kept with a run."""
     return Principal(subject=run.owner, tenant=run.tenant)
+
+
+def principal_for_webhook(workflow: str, tenant: str = "local") -> Principal:
+    """Who starts a workflow when its webhook is called by somebody who knows the secret."""
+    return Principal(subject=f"webhook:{workflow}", tenant=tenant)

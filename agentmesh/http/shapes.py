@@ -276,7 +276,9 @@ def workflow_to_json(workflow: Workflow) -> dict[str, Any]:
     return {
         "name": workflow.name, "title": workflow.title, "description": workflow.description,
         "input": workflow.input, "output_schema": workflow.output_schema,
-        "on": workflow.on.model_dump(mode="json", exclude_none=True, include={"mcp", "a2a", "cron"}),
+        "on": workflow.on.model_dump(
+            mode="json", exclude_none=True, include={"mcp": True, "a2a": True, "cron": True, "webhook": {"path"}}
+        ),
         "steps": [*_steps(workflow.steps)],
     }  # fmt: skip
 
