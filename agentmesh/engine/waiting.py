@@ -72,7 +72,8 @@ class Waits:
         self._sleep = sleep
         self._park = park
         self._working = 1
-        self._waiting: set[Wait] = set()
+        self._waiting: dict[Wait, None] = {}
+        """The oldest first: whoever waited longest is the first to look at what arrives."""
         self._deadlines: list[float] = []
 
     @property
@@ -107,7 +108,7 @@ class Waits:
 
     def wake(self, wait: Wait) -> None:
         if wait in self._waiting:
-            self._waiting.discard(wait)
+            del self._waiting[wait]
             self._working += 1
             wait.set()
 
@@ -122,7 +123,7 @@ class Waits:
             return False
         if wait.due is not None and wait.due <= self._clock():
             return True
-        self._waiting.add(wait)
+        self._waiting[wait] = None
         self.less()
         try:
             if wait.due is None:
@@ -132,7 +133,7 @@ class Waits:
             return await self._sleep_or_wake(wait, wait.due)
         finally:
             if wait in self._waiting:
-                self._waiting.discard(wait)
+                del self._waiting[wait]
                 self._working += 1
 
     async def _sleep_or_wake(self, wait: Wait, due: float) -> bool:
