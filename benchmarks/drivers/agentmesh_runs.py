@@ -76,7 +76,8 @@ def settings(url: str) -> dict[str, Any]:
         with engine.begin() as connection:
             if engine.dialect.name == "sqlite":
                 return {
-                    name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")
+                    name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+                    for name in ("journal_mode", "synchronous")
                 }
             return {
                 name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in ("fsync", "synchronous_commit")

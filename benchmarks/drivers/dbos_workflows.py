@@ -51,7 +51,9 @@ async def opened(asked: argparse.Namespace) -> AsyncIterator[timing.System]:
 
     try:
         yield timing.System(
-            lambda n: checked(ten, n), lambda n: checked(one, n), settings(dbos._sys_db.engine)  # type: ignore[attr-defined]
+            lambda n: checked(ten, n),
+            lambda n: checked(one, n),
+            settings(dbos._sys_db.engine),  # type: ignore[attr-defined]
         )
     finally:
         DBOS.destroy()

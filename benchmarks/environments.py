@@ -1,0 +1,64 @@
+"""Environments: each peer in a virtual environment of its own, made once and kept under a cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+PEERS: dict[str, tuple[str, ...]] = {
+    "dbos": ("dbos==3.4.0", "psycopg[binary]==3.3.9", "sqlalchemy==2.1.9", "uvloop==0.23.0"),
+    "langgraph": (
+        "langgraph==1.2.22", "langgraph-checkpoint==4.3.2", "langgraph-checkpoint-sqlite==3.1.2",
+        "langgraph-checkpoint-postgres==3.2.0", "psycopg[binary]==3.3.9", "psycopg-pool==3.3.3", "uvloop==0.23.0",
+    ),
+}  # fmt: skip
+"""What each peer is measured with; the packages below these are pip's choice and stand in the result."""
+
+
+class CannotInstall(Exception):
+    """A peer cannot be installed here."""
+
+
+def cache() -> Path:
+    """Where environments are kept: $XDG_CACHE_HOME, or ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "agentmesh-benchmarks"
+
+
+def environment(name: str) -> Path:
+    """The Python of a peer's environment. CannotInstall, in plain words, where pip cannot have the packages."""
+    packages = PEERS[name]
+    digest = hashlib.sha256("\n".join((sys.version, *packages)).encode()).hexdigest()[:12]
+    folder = cache() / f"{name}-{digest}"
+    python = folder / "bin" / "python"
+    done = folder / "installed"
+    if done.exists():
+        return python
+    print(f"installing {', '.join(packages)} into {folder} (once)", file=sys.stderr)
+    try:
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True, timeout=900,
+            capture_output=True, text=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        last = next((line for line in reversed(said) if "ERROR" in line), said[-1] if said else "no reason given")
+        raise CannotInstall(
+            f"{name} could not be installed; this benchmark needs the network once, to fetch {packages[0]}: {last}"
+        ) from None
+    done.touch()
+    return python
+
+
+def installed(python: Path) -> dict[str, str]:
+    """Every package of an environment with its version."""
+    listing = subprocess.run(
+        [python, "-c", "import importlib.metadata as m; print('\\n'.join(f'{d.name}=={d.version}' for d in m.distributions()))"],
+        check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    return dict(line.split("==", 1) for line in sorted(listing.stdout.split()))
