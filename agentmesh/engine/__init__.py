@@ -83,7 +83,9 @@ def build_engine(
     models = Models(mesh, backend, guard)
     definitions = Definitions(mesh, backend, store)
     runs = Runs(mesh, store, definitions, guard, bus, clock=clock, random=random)
-    tools = Tools(mesh, store, runs, definitions, guard, bus, functions=functions)
+    tools = Tools(
+        mesh, store, runs, definitions, guard, bus, functions=functions, http=http, secrets=secrets, clock=clock
+    )
     agents = Agents(mesh, runs, definitions, guard)
     worker = Worker(
         store, definitions, runs, tools, models, guard, bus, clock=clock, random=random, sleep=sleep,

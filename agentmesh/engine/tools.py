@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any
 
 import anyio
@@ -15,12 +17,13 @@ from anyio import CapacityLimiter
 
 from agentmesh.core.context import Context
 from agentmesh.core.mesh import Mesh
+from agentmesh.core.outside import HttpClient
 from agentmesh.core.policy import Action, Principal
 from agentmesh.core.run import JSON, Run, RunEvent, RunState
 from agentmesh.core.store import Store
 from agentmesh.core.tool import Tool, ToolCall, ToolResult, ToolSpec
 from agentmesh.core.verdict import Outcome
-from agentmesh.core.workflow import seconds
+from agentmesh.core.workflow import HttpSpec, seconds
 from agentmesh.engine.bus import Bus
 from agentmesh.engine.definitions import Definition, Definitions, workflow_of_tool
 from agentmesh.engine.faults import as_json, error_of
@@ -42,7 +45,8 @@ class Tools:
 
     def __init__(
         self, mesh: Mesh, store: Store, runs: Runs, definitions: Definitions, guard: Guard, bus: Bus,
-        *, functions: Callable[[str], Callable[..., Any]] = resolve_function,
+        *, functions: Callable[[str], Callable[..., Any]] = resolve_function, http: HttpClient | None = None,
+        secrets: Mapping[str, str] = MappingProxyType({}), clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._mesh = mesh
         self._store = store
@@ -51,6 +55,9 @@ class Tools:
         self._guard = guard
         self._bus = bus
         self._functions = functions
+        self._http = http
+        self._secrets = secrets
+        self._clock = clock
         self._resolved: dict[str, Callable[..., Any]] = {}
         self._threads = CapacityLimiter(THREADS)
 
@@ -115,12 +122,16 @@ class Tools:
         notify: Callable[[str], None] = lambda _: None,
     ) -> tuple[JSON, dict[tuple[str, str], Any]]:
         """Calls a tool that passes through: its output, and the values it wants kept. Its arguments fit already."""
-        assert spec.python is not None
         limit = None if spec.timeout is None else seconds(spec.timeout)
+        puts: dict[tuple[str, str], Any] = {}
         with anyio.move_on_after(limit) as scope:
-            output, puts = await self.function(
-                spec.python, arguments, key=key, state_scope=f"tool:{tool.name}", run=run, notify=notify
-            )
+            if spec.http is not None:
+                output = await self._send(tool, spec.http, arguments, key, run, limit)
+            else:
+                assert spec.python is not None
+                output, puts = await self.function(
+                    spec.python, arguments, key=key, state_scope=f"tool:{tool.name}", run=run, notify=notify
+                )
         if scope.cancelled_caught:
             raise StepTimeout(f"tool {tool.name} took longer than its timeout of {limit:g} s")
         verdicts = check_output(spec.validate_, output, {"input": arguments}, schema=tool.output_schema)
@@ -131,6 +142,20 @@ class Tools:
                 + "; ".join(f"{v.path or v.validator}: {v.message}" for v in failed[:3])
             )
         return output, puts
+
+    async def _send(
+        self, tool: Tool, spec: HttpSpec, arguments: Mapping[str, Any], key: str, run: Run | None, timeout: float | None
+    ) -> JSON:
+        """The body that comes back for an `http` tool's request, in which the arguments are `input`."""
+        from agentmesh.engine.reach import request  # it stands on the verbs, which stand on this module
+
+        about = (run.id, run.workflow, run.source) if run is not None else ("", "", "")
+        scope = {"input": arguments, "run": dict(zip(("id", "workflow", "source"), about, strict=True))}
+        writes = spec.method not in {"GET", "HEAD"} and tool.annotations.get("readOnlyHint") is not True
+        answer = await request(
+            self._http, spec, scope, key=key, writes=writes, secrets=self._secrets, timeout=timeout, clock=self._clock
+        )
+        return answer.body
 
     async def function(
         self,
