@@ -221,9 +221,9 @@ class Execution:
             error = error_of(fault)
         return {"error": {**error, "path": error.get("path") or path}}
 
-    async def _remember(self) -> Mapping[str, JSON] | None:
-        """Reads what the journal says; the payload of RUN_UNDOING when the run was on its way back."""
-        if not self.run.steps and self.run.seq <= 2:  # submitted and claimed, and nothing else
+    async def _remember(self, *, grown: bool = False) -> Mapping[str, JSON] | None:
+        """Reads what the journal says; the payload of RUN_UNDOING when the run was on its way back. `grown`: since the claim."""
+        if not grown and not self.run.steps and self.run.seq <= 2:  # submitted and claimed, and nothing else
             self.recorded, self.entries = {}, ()
             return None
         self.entries = await self.bench.store.entries(self.run.id)
@@ -238,7 +238,7 @@ class Execution:
         if workflow is not None and has_compensation(workflow):
             self.waits = Waits(self.bench.clock, self.bench.sleep, lambda: None)
             await self.journal.flush(wait=True)
-            undoing = await self._remember()
+            undoing = await self._remember(grown=True)
             if undoing is None:
                 await self.journal.write(Entry(Kind.RUN_UNDOING, payload=why))
             elif "error" in undoing:

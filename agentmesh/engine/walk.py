@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ log = logging.getLogger("agentmesh.engine")
 Scope = dict[str, JSON]
 Ended = tuple[StepState, JSON, Mapping[str, JSON] | None]
 """State, output and error of a step."""
+
+
+_BLOCKS = frozenset({"switch", "map", "parallel", "loop"})
 
 
 def has_compensation(workflow: Workflow) -> bool:
@@ -85,6 +89,9 @@ class Walk:
         recorded = self._recorded.get(path, NOTHING)
         if recorded.state is not None:
             state, output, error = recorded.state, recorded.output, recorded.error
+            if self._undoing and recorded.begun and step.verb in _BLOCKS:
+                with suppress(_EndOfJournal, StepFailed):  # only to gather what completed inside
+                    await self._output(step.verb, step, path, scope, recorded)
         elif self._undoing and not recorded.begun:
             raise _EndOfJournal
         else:
@@ -161,6 +168,19 @@ class Walk:
     async def _checked(
         self, verb: str, step: Step, path: str, scope: Scope, recorded: Recorded
     ) -> tuple[JSON, Mapping[str, JSON]]:
+        output, extra = await self._output(verb, step, path, scope, recorded)
+        if self._undoing:
+            return output, extra
+        verdicts = check_output(step.validate_, output, scope) if step.validate_ else []
+        if any(v.outcome is not Outcome.PASS for v in verdicts):
+            follows = Plan(step, self._run.bench.random).note({"verdicts": [v.to_json() for v in verdicts]})
+            assert isinstance(follows, GiveUp)
+            raise GaveUp(follows.error)
+        return output, extra
+
+    async def _output(
+        self, verb: str, step: Step, path: str, scope: Scope, recorded: Recorded
+    ) -> tuple[JSON, Mapping[str, JSON]]:
         extra: Mapping[str, JSON] = {}
         match verb:
             case "set":
@@ -179,11 +199,6 @@ class Walk:
                 output = await self._approve(step, path, scope, recorded)
             case _:
                 raise Fail(f"the verb {verb!r} is not built yet")
-        verdicts = check_output(step.validate_, output, scope) if step.validate_ else []
-        if any(v.outcome is not Outcome.PASS for v in verdicts):
-            follows = Plan(step, self._run.bench.random).note({"verdicts": [v.to_json() for v in verdicts]})
-            assert isinstance(follows, GiveUp)
-            raise GaveUp(follows.error)
         return output, extra
 
     async def _begin(self, path: str, verb: str, recorded: Recorded, **payload: JSON) -> None:
@@ -214,7 +229,7 @@ class Walk:
             raise StepError(f"map: over must be a list: {spec.over}")
         collect = spec.on_error == "collect"
         await self._begin(path, "map", recorded, items=len(items))
-        if recorded.begun and not collect:
+        if recorded.begun and not collect and not self._undoing:
             for index in range(len(items)):
                 self._raise_recorded_failure(steps, f"{path}[{index}]/")
 
@@ -227,7 +242,7 @@ class Walk:
     async def _parallel(self, step: Step, path: str, scope: Scope, recorded: Recorded) -> JSON:
         assert step.parallel is not None
         await self._begin(path, "parallel", recorded)
-        if recorded.begun:
+        if recorded.begun and not self._undoing:
             for name, steps in step.parallel.items():
                 self._raise_recorded_failure(steps, f"{path}/{name}/")
 
@@ -253,11 +268,13 @@ class Walk:
                 try:
                     outputs[index] = await branch()
                     await self._run.journal.flush()
+                except _EndOfJournal:
+                    continue
                 except StepFailed as failed:
-                    if collect:
+                    if collect or self._undoing:
                         continue
                     failure = failure or failed
-                except (Leaving, _EndOfJournal) as leaving:
+                except Leaving as leaving:
                     failure = failure or leaving
                     return  # the others come to the same conclusion by themselves
                 except StoreError as error:
