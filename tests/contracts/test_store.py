@@ -1,7 +1,11 @@
-"""Every Store keeps the contract: memory, SQLite and PostgreSQL."""
+"""Every Store keeps the contract: memory, SQLite and PostgreSQL.
+
+A rule is a public coroutine function of a module listed here; it takes the Bench, and its docstring says what must hold.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -9,38 +13,42 @@ import pytest
 
 from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.sql.store import open_store
-from tests.contracts import store as contract
+from tests.contracts import appending, bench, canceling, hearing, holding, listing, parking, posting, pruning, starting
 
 pytestmark = pytest.mark.anyio
+Rule = Callable[[bench.Bench], Awaitable[None]]
+SUBJECTS = (starting, holding, appending, parking, posting, canceling, listing, hearing, pruning)
+RULES: list[Rule] = [
+    rule
+    for subject in SUBJECTS
+    for name, rule in vars(subject).items()
+    if inspect.iscoroutinefunction(rule) and rule.__module__ == subject.__name__ and not name.startswith("_")
+]
 
-KINDS = ["memory", "sqlite", "postgres"]
 
-
-@pytest.fixture(params=KINDS)
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> contract.Bench:
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def given(request: pytest.FixtureRequest, tmp_path: Path) -> bench.Bench:
     """One store of each kind, empty."""
     kind: str = request.param
     if kind == "memory":
         store = MemoryStore(clock=lambda: made.now)
-        made = contract.Bench(lambda: store, durable=False)
+        made = bench.Bench(lambda: store, durable=False)
         return made
     url = "sqlite:///mesh.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
-    made = contract.Bench(lambda: open_store(url, tmp_path, clock=lambda: made.now, own_clock=True), durable=True)
+    made = bench.Bench(lambda: open_store(url, tmp_path, clock=lambda: made.now, own_clock=True), durable=True)
     return made
 
 
-@pytest.mark.parametrize("rule", contract.CONTRACT, ids=lambda rule: rule.__name__)
-async def test_store(rule: Callable[[contract.Bench], Awaitable[None]], bench: contract.Bench) -> None:
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+async def test_store(rule: Rule, given: bench.Bench) -> None:
     """The store keeps this rule of the contract."""
-    if rule is contract.restart_finds_everything and not bench.durable:
+    if rule is starting.restart_finds_everything and not given.durable:
         pytest.skip("what is in memory ends with the process")
-    await rule(bench)
+    await rule(given)
 
 
-def test_every_rule_is_run() -> None:
-    """No function of the contract is left out of the list."""
-    public = {
-        name for name, value in vars(contract).items()
-        if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == contract.__name__
-    }  # fmt: skip
-    assert public - {"Bench"} == {rule.__name__ for rule in contract.CONTRACT}
+def test_every_file_of_rules_is_run() -> None:
+    """No file of this folder is left out of the list."""
+    files = {file.stem for file in Path(__file__).parent.glob("*.py")} - {"__init__", "bench", "test_store"}
+    assert files == {subject.__name__.rpartition(".")[2] for subject in SUBJECTS}
+    assert len(RULES) > 40
