@@ -69,7 +69,8 @@ class AroundChecker(VerbChecker):
                 more = f"; a {verb} step is not tried again: put `retry` on the steps inside"
             self.fault((*path, name), f"`{name}` belongs to {' and '.join(verbs)} steps{more}", key=True)
         self.span((*path, "timeout"))
-        self.span((*path, "wait", "for"))
+        wait = self.document.get((*path, "wait"))
+        self.span((*path, "wait") if isinstance(wait, (str, int, float)) else (*path, "wait", "for"), checked=True)
         for verb_name in ("wait", "approve"):
             self.span((*path, verb_name, "expires"), checked=True)
         self.tokens(step, path)

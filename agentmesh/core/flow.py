@@ -20,8 +20,11 @@ __all__ = ["RUN_TYPES", "FlowChecker"]
 
 NULL: JsonSchema = {"type": "null"}
 _WORDS_OF_CEL = frozenset(
-    ["as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop", "null", "package", "namespace", "return", "true", "var", "void", "while"]
-)  # fmt: skip
+    {
+        *("as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop"),
+        *("null", "package", "namespace", "return", "true", "var", "void", "while"),
+    }
+)
 
 
 class FlowChecker(AroundChecker):
@@ -138,7 +141,7 @@ class FlowChecker(AroundChecker):
         if step.compensate is not None:
             self.compensation(step, path, scope.naming(output=output))
         if isinstance(step.on_error, OnError):
-            instead = {**ERROR, "type": "object"}
+            instead = {**ERROR, "type": "object", "additionalProperties": False}
             _, last = self.block(step.on_error.steps, (*path, "on_error", "steps"), scope.naming(error=instead))
             output = union([output, last])
         return output

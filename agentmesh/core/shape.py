@@ -65,7 +65,7 @@ def _in_document(value: Any, loc: tuple[int | str, ...]) -> Path:
         try:
             value = value[part]
         except (KeyError, IndexError, TypeError):
-            break
+            continue
         path.append(part)
     return tuple(path)
 
@@ -151,6 +151,8 @@ def _message(detail: Any, value: Any) -> str:
         hint = closest(value, allowed) if isinstance(value, str) else ""
         expected = str(ctx.get("expected")).replace("True", "true")
         return f"must be {expected}, this is {kind_of(value)}{hint}"
+    if kind == "string_pattern_mismatch" and "A-Z" in str(ctx.get("pattern", "")):
+        return f"{value!r} is no path of a webhook: letters, digits, '_' and '-', at most 64"
     if kind == "string_pattern_mismatch":
         return f"{value!r} is not a name: a small letter, then small letters, digits, '_'" + (
             " or '-'" if "-" in str(ctx.get("pattern", "")).replace("a-z", "").replace("0-9", "") else ""

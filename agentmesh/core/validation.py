@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentmesh.core.checker import Checker, templated
+from agentmesh.core.checker import Checker
 from agentmesh.core.document import Path
 from agentmesh.core.inference import BOOL, DYN, NUMBER, STRING, Facts, JsonSchema, closest, describe, items, kinds
 from agentmesh.core.inference import field as field_of
@@ -256,5 +256,3 @@ _FORMS = {
     "repair": "{repair: N}", "resample": "{resample: N}", "escalate": "{escalate: {model: NAME, repair: N}}",
     "fallback": "{fallback: VALUE}", "ask": "{ask: {question: TEXT}}",
 }  # fmt: skip
-
-__all__ = ["STAGES", "OutputChecker", "templated"]

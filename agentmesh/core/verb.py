@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from agentmesh.core.checker import NOT_BUILT, templated
+from agentmesh.core.checker import NOT_BUILT
 from agentmesh.core.constant import NOTHING, constant_value
 from agentmesh.core.document import Path
-from agentmesh.core.inference import DYN, STRING, JsonSchema, describe, kinds
+from agentmesh.core.inference import DYN, JsonSchema, describe, kinds
 from agentmesh.core.scope import HTTP_OUTPUT, SQL_OUTPUT, Scope, closed
 from agentmesh.core.secret import secret_names
 from agentmesh.core.statement import parameters_of, statement_faults, writes
@@ -214,12 +214,16 @@ class VerbChecker(OutputChecker):
 
     def wait(self, path: Path, spec: WaitSpec, scope: Scope) -> JsonSchema:
         given = [name for name in ("for", "until", "signal") if self.document.get((*path, name)) is not None]
-        if not given and spec.for_ is not None:
-            self.duration(path)
-        elif len(given) != 1:
+        plain = not given and spec.for_ is not None
+        if len(given) != 1 and not plain:
             says = f"this has {' and '.join(given)}" if given else "this has none"
             self.fault(path, f"a wait has exactly one of for, until, signal; {says}", key=True)
-        self.duration((*path, "for"))
+        if isinstance(spec.for_, str) and "${{" in spec.for_:
+            found = self.template(path if plain else (*path, "for"), scope.names, facts=scope.facts)
+            if not kinds(found) & {"integer", "number", "string"}:
+                self.fault(path, f"must be seconds or text such as 5m, this is {describe(found)}")
+        elif spec.for_ is not None:
+            self.duration(path if plain else (*path, "for"))
         if spec.until is not None:
             self.moment((*path, "until"), spec.until, scope)
         for name in ("schema", "expires"):
@@ -246,6 +250,3 @@ class VerbChecker(OutputChecker):
                 aware = False
             if not aware:
                 self.fault(path, f"{value!r} is no time as in RFC 3339: 2026-11-22T16:45:00+01:00")
-
-
-__all__ = ["STRING", "VerbChecker", "templated"]

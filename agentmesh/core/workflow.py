@@ -7,7 +7,6 @@ is a template, and `if`, `when`, `ensure` are bare CEL.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -218,11 +217,6 @@ def _wait(value: Any) -> Any:
     return {"for": value} if isinstance(value, (str, int, float)) and not isinstance(value, bool) else value
 
 
-def _compensation(value: Any) -> Any:
-    """A compensation is a step without an id of its own."""
-    return {"id": COMPENSATE, **value} if isinstance(value, Mapping) else value
-
-
 COMPENSATE = "compensate"
 """Id of what undoes a step: its path is `PATH/compensate`."""
 
@@ -283,9 +277,7 @@ class Step(_File):
     output: dict[str, Any] | None = None
     """JSON Schema of a `python` step's result, or of an `http` step's `body`; checked, and what later expressions see."""
     cache: Literal[True] | Cache | None = None
-    compensate: Annotated[Step | None, BeforeValidator(_compensation, json_schema_input_type=dict[str, Any] | None)] = (
-        None
-    )
+    compensate: Compensation | None = None
     """What undoes the completed step when the run fails or is canceled later: tool, http, python, sql, agent or workflow, with `with`,
     `retry` and `timeout`. It sees what the step saw, and the step's own output as `output`."""
     on: Literal["ray"] | None = None
@@ -310,6 +302,12 @@ class Step(_File):
         if self.compensate is not None:
             found.append((("compensate",), (self.compensate,)))
         return found
+
+
+class Compensation(Step):
+    """What undoes a step: a step without an id of its own."""
+
+    id: str = COMPENSATE
 
 
 VERBS = (
@@ -411,3 +409,4 @@ def seconds(duration: Duration) -> float:
 OnError.model_rebuild()
 Case.model_rebuild()
 Step.model_rebuild()
+Compensation.model_rebuild()
