@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import ObjectReceiveStream
 from anyio.streams.memory import MemoryObjectSendStream
-from fastapi import Depends, FastAPI, Header, Query
+from fastapi import FastAPI, Header, Query
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from sse_starlette.event import ServerSentEvent
@@ -36,6 +36,8 @@ from agentmesh.core.tool import ToolCall
 from agentmesh.engine import Engine
 from agentmesh.errors import InvalidInput, NotFound, PolicyDenied
 from agentmesh.http import shapes
+from agentmesh.http.api_waiting import waiting_routes
+from agentmesh.http.asker import Asker, answer, ok
 from agentmesh.http.events import HEARTBEAT, SEND_TIMEOUT, run_events
 from agentmesh.http.problems import HANDLERS, problem, problem_response, to_problem
 from agentmesh.settings import Settings
@@ -79,14 +81,6 @@ class _StrictRoute(APIRoute):
         return strict
 
 
-async def _principal(request: Request) -> Principal:
-    principal = getattr(request.state, "principal", None)
-    if not isinstance(principal, Principal):
-        raise RuntimeError("a request reached /v1 without a principal; mount it behind http/auth.py")  # noqa: TRY004
-    return principal
-
-
-Asker = Annotated[Principal, Depends(_principal)]
 Limit = Annotated[int, Query(ge=1, le=PAGE)]
 
 
@@ -117,6 +111,7 @@ def build_api(
     _run_routes(app, engine, token)
     _tool_routes(app, engine)
     _agent_routes(app, engine)
+    waiting_routes(app, engine)
 
     if shutdown is not None and token:
         stop = shutdown
@@ -126,7 +121,7 @@ def build_api(
             if not _holds(authorization, token):
                 raise PolicyDenied("only who can read .agentmesh/server.json may stop the server")
             stop()
-            return _answer({"stopping": True}, 202)
+            return answer({"stopping": True}, 202)
 
     return app
 
@@ -134,43 +129,38 @@ def build_api(
 def _mesh_routes(app: FastAPI, engine: Engine, base_url: str) -> None:
     mesh = engine.mesh
 
-    @app.get("/mesh", responses=_ok(shapes.MeshShape))
+    @app.get("/mesh", responses=ok(shapes.MeshShape))
     async def show_mesh(principal: Asker) -> Response:
         """The mesh that this server serves."""
-        return _answer({
+        return answer({
             "name": mesh.name, "description": mesh.file.description, "version": __version__, "url": base_url,
             "pid": os.getpid(), "folder": str(mesh.folder),
         })  # fmt: skip
 
-    @app.get("/workflows", responses=_ok(shapes.WorkflowsShape))
+    @app.get("/workflows", responses=ok(shapes.WorkflowsShape))
     async def list_workflows(principal: Asker) -> Response:
         found = [shapes.workflow_to_json(workflow) for _, workflow in sorted(mesh.workflows.items())]
-        return _answer({"workflows": found})
+        return answer({"workflows": found})
 
-    @app.get("/workflows/{name}", responses=_ok(shapes.WorkflowShape))
+    @app.get("/workflows/{name}", responses=ok(shapes.WorkflowShape))
     async def show_workflow(principal: Asker, name: str) -> Response:
         workflow = mesh.workflows.get(name)
         if workflow is None:
             raise NotFound(f"there is no workflow {name!r}; there are: {', '.join(sorted(mesh.workflows)) or 'none'}")
-        return _answer(shapes.workflow_to_json(workflow))
+        return answer(shapes.workflow_to_json(workflow))
 
-    @app.get("/models", responses=_ok(shapes.ModelsShape))
+    @app.get("/models", responses=ok(shapes.ModelsShape))
     async def list_models(principal: Asker) -> Response:
         """Where each model stands now."""
         status = engine.models.status()
         found = [status[name].to_json() for name in sorted(status)]
-        return _answer({"models": found, "default": mesh.file.default_model})
-
-    @app.get("/schedules", responses=_ok(shapes.SchedulesShape))
-    async def list_schedules(principal: Asker) -> Response:
-        """Each `cron` entry with its next and last instant."""
-        return _answer({"schedules": engine.scheduler.status()})
+        return answer({"models": found, "default": mesh.file.default_model})
 
 
 def _run_routes(app: FastAPI, engine: Engine, token: str | None) -> None:
     runs = engine.runs
 
-    @app.post("/runs", status_code=201, responses=_ok(shapes.RunShape, 201))
+    @app.post("/runs", status_code=201, responses=ok(shapes.RunShape, 201))
     async def start_run(
         principal: Asker,
         body: shapes.StartRun,
@@ -181,9 +171,9 @@ def _run_routes(app: FastAPI, engine: Engine, token: str | None) -> None:
         key = body.key or idempotency_key
         source = "cli" if _holds(authorization, token) else "api"
         run = await runs.start(principal, body.workflow, body.input, key=key, source=source)
-        return _answer(shapes.run_to_json(run), 201, {"location": f"/v1/runs/{run.id}"})
+        return answer(shapes.run_to_json(run), 201, {"location": f"/v1/runs/{run.id}"})
 
-    @app.get("/runs", responses=_ok(shapes.RunsShape))
+    @app.get("/runs", responses=ok(shapes.RunsShape))
     async def list_runs(
         principal: Asker,
         workflow: str | None = None,
@@ -201,17 +191,17 @@ def _run_routes(app: FastAPI, engine: Engine, token: str | None) -> None:
         )  # fmt: skip
         page = await runs.list(principal, where)
         found = [shapes.head_to_json(run) for run in page.runs]
-        return _answer({"runs": found, "next": page.next, "total": page.total})
+        return answer({"runs": found, "next": page.next, "total": page.total})
 
-    @app.get("/runs/{run_id}", responses=_ok(shapes.RunShape))
+    @app.get("/runs/{run_id}", responses=ok(shapes.RunShape))
     async def show_run(principal: Asker, run_id: str) -> Response:
-        return _answer(shapes.run_to_json(await runs.get(principal, run_id)))
+        return answer(shapes.run_to_json(await runs.get(principal, run_id)))
 
-    @app.get("/runs/{run_id}/journal", responses=_ok(shapes.JournalShape))
+    @app.get("/runs/{run_id}/journal", responses=ok(shapes.JournalShape))
     async def show_journal(principal: Asker, run_id: str, after: Annotated[int, Query(ge=0)] = 0) -> Response:
         """Every row of the run's journal past `after`."""
         entries = await runs.journal(principal, run_id, after)
-        return _answer({"entries": [shapes.entry_to_json(entry) for entry in entries]})
+        return answer({"entries": [shapes.entry_to_json(entry) for entry in entries]})
 
     @app.get("/runs/{run_id}/events")
     async def watch_run(
@@ -220,18 +210,18 @@ def _run_routes(app: FastAPI, engine: Engine, token: str | None) -> None:
         """Server-sent events `run`, `entry` and `notice`; `Last-Event-ID` goes on after that entry."""
         return await run_events(engine, principal, run_id, last_event_id)
 
-    @app.post("/runs/{run_id}/cancel", responses=_ok(shapes.RunShape))
+    @app.post("/runs/{run_id}/cancel", responses=ok(shapes.RunShape))
     async def cancel_run(principal: Asker, run_id: str) -> Response:
         """Asks a run to end. 409 when it has ended."""
-        return _answer(shapes.run_to_json(await runs.cancel(principal, run_id)))
+        return answer(shapes.run_to_json(await runs.cancel(principal, run_id)))
 
 
 def _tool_routes(app: FastAPI, engine: Engine) -> None:
-    @app.get("/tools", responses=_ok(shapes.ToolsShape))
+    @app.get("/tools", responses=ok(shapes.ToolsShape))
     async def list_tools(principal: Asker) -> Response:
-        return _answer({"tools": [shapes.tool_to_json(tool) for tool in engine.tools.list(principal)]})
+        return answer({"tools": [shapes.tool_to_json(tool) for tool in engine.tools.list(principal)]})
 
-    @app.post("/tools/{name}/call", responses=_ok(shapes.ToolResultShape))
+    @app.post("/tools/{name}/call", responses=ok(shapes.ToolResultShape))
     async def call_tool(
         principal: Asker, name: str, body: shapes.CallTool, accept: Annotated[str, Header()] = ""
     ) -> Response:
@@ -241,7 +231,7 @@ def _tool_routes(app: FastAPI, engine: Engine) -> None:
         """
         call = ToolCall(name, body.arguments)
         if "text/event-stream" not in accept:
-            return _answer(shapes.result_to_json(await engine.tools.call(principal, call, source="api")))
+            return answer(shapes.result_to_json(await engine.tools.call(principal, call, source="api")))
         send, receive = anyio.create_memory_object_stream[ServerSentEvent](NOTICES)
         return EventSourceResponse(
             _told(receive), ping=HEARTBEAT, send_timeout=SEND_TIMEOUT, sep="\n",
@@ -284,13 +274,13 @@ async def _call_into(
 
 
 def _agent_routes(app: FastAPI, engine: Engine) -> None:
-    @app.get("/agents", responses=_ok(shapes.SkillsShape))
+    @app.get("/agents", responses=ok(shapes.SkillsShape))
     async def list_agents(principal: Asker) -> Response:
         """The skills of this mesh."""
         found = [shapes.skill_to_json(skill) for skill in engine.agents.skills(principal)]
-        return _answer({"agents": found, "default": engine.mesh.file.a2a.default})
+        return answer({"agents": found, "default": engine.mesh.file.a2a.default})
 
-    @app.post("/agents/send", status_code=201, responses=_ok(shapes.RunShape, 201))
+    @app.post("/agents/send", status_code=201, responses=ok(shapes.RunShape, 201))
     async def send_message(principal: Asker, body: shapes.SendMessage) -> Response:
         """Sends a message to a skill; the run that answers it is durable when this answers."""
         parts = [Part(text=body.text)] if body.text is not None else []
@@ -301,7 +291,7 @@ def _agent_routes(app: FastAPI, engine: Engine) -> None:
         ident = new_run_id(engine.clock(), engine.random.randbytes(10))
         message = Message(ident, "user", parts, context_id=body.context_id or ident)
         run = await engine.agents.send_message(principal, message, skill=body.skill)
-        return _answer(shapes.run_to_json(run), 201, {"location": f"/v1/runs/{run.id}"})
+        return answer(shapes.run_to_json(run), 201, {"location": f"/v1/runs/{run.id}"})
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
@@ -319,13 +309,5 @@ def _holds(authorization: str, token: str | None) -> bool:
     return token is not None and hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode())
 
 
-def _answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(write_json(body), status_code=status, headers=headers, media_type="application/json")
-
-
 def _event(name: str, data: Any) -> ServerSentEvent:
     return ServerSentEvent(write_json(data).decode(), event=name, sep="\n")
-
-
-def _ok(model: type[Any], status: int = 200) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": model}}

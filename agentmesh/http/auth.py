@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agentmesh.core.policy import Principal
 from agentmesh.engine.identity import principal_for_open_server
 from agentmesh.errors import ServeError
-from agentmesh.http.problems import problem, problem_response, refusal_response, to_problem
+from agentmesh.http.problems import problem, problem_response, refusal_response, retry_headers, to_problem
 from agentmesh.settings import Limits
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Guard:
             answer = to_problem(error)
             if response.started:
                 raise  # half a response: only breaking the connection tells the client
-            await problem_response(answer)(scope, receive, response)
+            await problem_response(answer, retry_headers(error))(scope, receive, response)
 
     def _refusal(self, scope: Scope) -> dict[str, object] | None:
         """What is wrong with the request line and headers, before anything is read."""

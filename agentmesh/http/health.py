@@ -11,7 +11,7 @@ from starlette.routing import Route
 from agentmesh.core.json_text import write_json
 from agentmesh.core.model import ModelState
 from agentmesh.engine import Engine
-from agentmesh.http.problems import problem, problem_response
+from agentmesh.http.problems import RETRY_AFTER, problem, problem_response
 from agentmesh.settings import Settings
 
 READY = frozenset({ModelState.READY, ModelState.REMOTE})
@@ -32,12 +32,15 @@ def health_routes(
         missing = list(reasons())
         if built is None:
             missing.append("the mesh is still being opened")
-        elif settings.models:
-            missing += model_reasons(built)
+        else:
+            if trouble := built.worker.trouble():
+                missing.append(f"the store is in trouble: {trouble}")
+            if settings.models:
+                missing += model_reasons(built)
         if not missing:
             return Response(write_json({"status": "ready"}), media_type="application/json")
         body = problem(503, "; ".join(missing), code="not_ready", reasons=missing)
-        return problem_response(body, {"retry-after": "2"})
+        return problem_response(body, {"retry-after": RETRY_AFTER})
 
     return [Route("/healthz", healthz), Route("/readyz", readyz)]
 

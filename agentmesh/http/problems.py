@@ -20,6 +20,7 @@ from agentmesh.errors import (
     InvalidInput,
     MeshError,
     ModelError,
+    ModelUnavailable,
     NotBuilt,
     NotFound,
     PolicyDenied,
@@ -35,6 +36,9 @@ TYPE = "urn:agentmesh:problem:"
 """Prefix of a problem's `type`; what follows is the error's `code`."""
 DETAIL = 2000
 """Longest `detail` of our own errors, in characters: they may quote what the caller sent."""
+
+RETRY_AFTER = "2"
+"""Seconds after which a caller may look whether the store answers again."""
 
 JSON_RPC = ("/mcp", "/a2a")
 
@@ -68,6 +72,11 @@ def to_problem(error: Exception) -> dict[str, Any]:
     log.error("request failed, id %s", incident, exc_info=error)
     detail = f"the server failed at this; its log says why under id {incident}"
     return problem(500, detail, code="internal", id=incident)
+
+
+def retry_headers(error: Exception) -> dict[str, str]:
+    """`Retry-After` (RFC 9110 section 10.2.3) where trying again may help: the store or a model cannot be had now."""
+    return {"Retry-After": RETRY_AFTER} if isinstance(error, StoreError | ModelUnavailable) else {}
 
 
 def problem(status: int, detail: str, *, code: str | None = None, **data: Any) -> dict[str, Any]:
@@ -108,7 +117,7 @@ def problem_response(body: Mapping[str, Any], headers: Mapping[str, str] | None 
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Exception handler for a Starlette or FastAPI application: `exception_handlers=HANDLERS`."""
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else retry_headers(error)
     if isinstance(error, HTTPException) and error.detail == HTTPStatus(error.status_code).phrase:
         if error.status_code == HTTPStatus.NOT_FOUND:
             error = HTTPException(404, f"there is nothing at {request.url.path}")

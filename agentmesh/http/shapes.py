@@ -30,13 +30,13 @@ Kept = AfterValidator(_kept)
 """For names that callers give and the store keeps as they are."""
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     """A request body. Unknown members are refused: a misspelt `imput` must not start a run without input."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StartRun(_Body):
+class StartRun(Body):
     """What to start. `key`: the same key never starts two runs; the first one's answer is given again."""
 
     workflow: Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
@@ -44,11 +44,11 @@ class StartRun(_Body):
     key: Annotated[str, Field(min_length=1, max_length=KEY_LENGTH), Kept] | None = None
 
 
-class CallTool(_Body):
+class CallTool(Body):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
-class SendMessage(_Body):
+class SendMessage(Body):
     """A message to a skill of this mesh: `data` is the input itself, `text` fills its only required string property."""
 
     skill: Annotated[str | None, Field(min_length=1, max_length=NAME_LENGTH)] = None
@@ -78,6 +78,7 @@ class StepShape(BaseModel):
     usage: UsageShape
     model: str | None = None
     child: str | None = None
+    waiting: dict[str, Any] | None = None
     started_at: float | None = None
     ended_at: float | None = None
     attempts: list[EntryShape]
@@ -110,6 +111,7 @@ class RunShape(BaseModel):
     key: str | None = None
     parent: str | None = None
     parent_path: str | None = None
+    forked_from: str | None = None
     context_id: str | None = None
     message: dict[str, Any] | None = None
     created_at: float
@@ -196,8 +198,67 @@ class ModelsShape(BaseModel):
     default: str | None = None
 
 
+class ScheduleShape(BaseModel):
+    """One `cron` entry. `next` and `last` are instants in UTC; `waiting` counts those that wait for their turn."""
+
+    workflow: str
+    index: int
+    schedule: str
+    timezone: str
+    overlap: str
+    catch_up: str
+    jitter: str | float
+    next: str | None = None
+    last: str | None = None
+    run: str | None = None
+    waiting: int
+    paused: bool
+    error: str | None = None
+
+
 class SchedulesShape(BaseModel):
-    schedules: list[dict[str, Any]]
+    schedules: list[ScheduleShape]
+
+
+class BackfillRunShape(BaseModel):
+    """The run of one instant; `new` when this backfill started it."""
+
+    instant: str
+    run: str
+    state: str
+    new: bool
+
+
+class BackfillShape(BaseModel):
+    """`next`: the first instant that `limit` left out."""
+
+    runs: list[BackfillRunShape]
+    next: str | None = None
+
+
+class QuestionShape(BaseModel):
+    """What a run asks a person. `digest` binds an answer to what is shown."""
+
+    run: str
+    workflow: str
+    id: str
+    path: str
+    kind: str
+    ask: str
+    show: Any = None
+    form: dict[str, Any] | None = None
+    caller: str
+    subject: str
+    digest: str
+    asked_at: float
+    expires_at: float | None = None
+
+
+class QuestionsShape(BaseModel):
+    """`more`: there are runs that were not looked through."""
+
+    questions: list[QuestionShape]
+    more: bool
 
 
 class MeshShape(BaseModel):
@@ -229,6 +290,7 @@ def run_to_json(run: Run) -> dict[str, Any]:
         "id": run.id, "workflow": run.workflow, "definition": run.definition, "state": run.state.value,
         "input": run.input, "output": run.output, "error": _plain(run.error), "owner": run.owner, "tenant": run.tenant,
         "source": run.source, "key": run.key, "parent": run.parent, "parent_path": run.parent_path,
+        "forked_from": run.forked_from,
         "context_id": run.context_id, "message": _plain(run.message),
         "created_at": run.created_at, "updated_at": run.updated_at, "usage": _usage(run.usage),
         "steps": [_step(step) for step in run.steps.values()],
@@ -286,7 +348,7 @@ def workflow_to_json(workflow: Workflow) -> dict[str, Any]:
 def _steps(steps: Iterable[Step]) -> Iterable[dict[str, Any]]:
     for step in steps:
         shape: dict[str, Any] = {"id": step.id, "verb": step.verb}
-        inner = [*(step.steps or ()), *(s for case in step.switch or () for s in case.steps), *(step.else_ or ())]
+        inner = [inside for _, steps in step.blocks() for inside in steps]
         if inner:
             shape["steps"] = [*_steps(inner)]
         yield shape
@@ -297,6 +359,7 @@ def _step(step: StepRun) -> dict[str, Any]:
         "path": step.path, "verb": step.verb, "state": step.state.value, "attempt": step.attempt, "why": str(step.why),
         "output": step.output, "error": _plain(step.error), "verdicts": [dict(v) for v in step.verdicts],
         "usage": _usage(step.usage), "model": step.model, "child": step.child,
+        "waiting": _plain(step.waiting),
         "started_at": step.started_at, "ended_at": step.ended_at,
         "attempts": [entry_to_json(entry) for entry in step.attempts],
     }  # fmt: skip

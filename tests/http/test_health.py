@@ -26,10 +26,11 @@ FILE = {
 }
 
 
-def engine(*status: ModelStatus) -> Any:
+def engine(*status: ModelStatus, trouble: str | None = None) -> Any:
     """As much of an engine as readiness looks at."""
     mesh = Mesh(PurePath("mesh"), MeshFile.model_validate(FILE))
-    return SimpleNamespace(mesh=mesh, models=SimpleNamespace(status=lambda: {s.name: s for s in status}))
+    worker = SimpleNamespace(trouble=lambda: trouble)
+    return SimpleNamespace(mesh=mesh, models=SimpleNamespace(status=lambda: {s.name: s for s in status}), worker=worker)
 
 
 async def ready(built: Any, *reasons: str, models: bool = True) -> httpx.Response:
@@ -61,3 +62,11 @@ async def test_ready_when_nothing_is_missing() -> None:
     assert (await ready(engine(), models=False)).status_code == 200
     answer = await ready(engine(), "the store is closed", models=False)
     assert answer.json()["reasons"] == ["the store is closed"]
+
+
+async def test_a_store_in_trouble_is_a_reason() -> None:
+    """Not ready, while the process is alive; ready again when the trouble is over."""
+    answer = await ready(engine(trouble="the disk is full"), models=False)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert "the disk is full" in answer.json()["detail"]
+    assert (await ready(engine(), models=False)).status_code == 200
