@@ -93,8 +93,8 @@ class MemoryStore:
             created_at=now,
         )
         copies = [replace(entry, payload=_copy(entry.payload)) for entry in entries]
-        if definition is not None:
-            self._definitions.setdefault(run.definition, _copy(definition))
+        if definition is not None and run.definition not in self._definitions:
+            self._definitions[run.definition] = _copy(definition)
         self._rows[run.id] = row = _Row(Folder(fresh), now if due_at is None else due_at)
         self._open[run.id] = row
         if run.key is not None:

@@ -183,9 +183,10 @@ class Store(Protocol):
         ...
 
     async def prune(self, before: float, *, tenant: str | None = None, limit: int = 1000) -> int:
-        """Removes at most `limit` runs that ended before that time, oldest first, with their journals, children and unshared blobs.
+        """Removes runs that ended before that time, oldest first, with their journals, children and unshared blobs.
 
-        How many runs were removed. A run whose parent has not ended stays. Definitions that no run is pinned to go too.
+        How many runs were removed: about `limit`, since a run and its descendants go together, and only when all of them have
+        ended. A run whose parent is there stays as long as that. Definitions that no run is pinned to go too.
         """
         ...
 

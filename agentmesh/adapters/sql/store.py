@@ -20,14 +20,14 @@ from sqlalchemy.exc import DBAPIError
 
 from agentmesh.adapters.changes import Changes, Subscription
 from agentmesh.adapters.lock import MeshLock
-from agentmesh.adapters.sql import claiming, database
+from agentmesh.adapters.sql import claiming, database, pruning
 from agentmesh.adapters.sql.batch import Append, Start
 from agentmesh.adapters.sql.committing import Committer
 from agentmesh.adapters.sql.documents import INLINE, INLINE_IN_RUN, Document, decode, document, encode, is_slow
 from agentmesh.adapters.sql.heads import Ending
 from agentmesh.adapters.sql.reader import Reader
 from agentmesh.adapters.sql.tables import runs
-from agentmesh.adapters.sql.writer import Writer
+from agentmesh.adapters.sql.writer import ROWS, Writer
 from agentmesh.core.run import Entry, Kind, Run, RunState, apply
 from agentmesh.core.store import Claim, RunFilter, RunPage, check_names, head_state
 from agentmesh.errors import StoreError
@@ -221,6 +221,13 @@ class SqlStore:
 
     def changes(self, run_id: str | None = None) -> Subscription:
         return self._changes.subscribe(run_id)
+
+    async def prune(self, before: float, *, tenant: str | None = None, limit: int = 1000) -> int:
+        before += self._committer.ahead
+        removed = 0
+        for chunk in await self._read(pruning.find, self._engines[1], before, tenant, limit):
+            removed += await self._writer.submit(partial(pruning.remove, run_ids=chunk), rows=ROWS)
+        return removed
 
     async def get_definition(self, digest: str) -> Mapping[str, Any] | None:
         found: Mapping[str, Any] | None = await self._read(self._reader.definition, digest)
