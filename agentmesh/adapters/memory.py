@@ -95,7 +95,7 @@ class MemoryStore:
         copies = [replace(entry, payload=_copy(entry.payload)) for entry in entries]
         if definition is not None and run.definition not in self._definitions:
             self._definitions[run.definition] = _copy(definition)
-        self._rows[run.id] = row = _Row(Folder(fresh), now if due_at is None else due_at)
+        self._rows[run.id] = row = _Row(Folder(fresh), min(now, self._clock()) if due_at is None else due_at)
         self._open[run.id] = row
         if run.key is not None:
             self._keys[run.tenant, run.key] = run.id

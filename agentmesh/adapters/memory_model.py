@@ -7,11 +7,11 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from agentmesh.core.model import ChatChunk, ChatRequest, ModelState, ModelStatus, Progress, Usage
+from agentmesh.core.model import ChatChunk, ChatRequest, ModelState, ModelStatus, Progress, ToolUse, Usage
 from agentmesh.errors import ModelUnavailable
 
-Said = str | Mapping[str, Any] | list[Any] | BaseException
-"""A text, a JSON value that is said as text, or an error that is raised."""
+Said = str | Mapping[str, Any] | list[Any] | ToolUse | BaseException
+"""A text, a JSON value that is said as text, a tool (or a list of tools) that the model asks for, or an error that is raised."""
 Script = Callable[[ChatRequest], "Said | Awaitable[Said]"]
 
 
@@ -45,18 +45,38 @@ class ScriptedModel:
             said = await said
         if isinstance(said, BaseException):
             raise said
+        asked = sum(len(str(message.get("content") or "").split()) for message in request.messages)
+        model = f"{request.model}@{self._revision}"
+        uses = tools_asked_for(said)
+        if uses:
+            usage = Usage(prompt_tokens=asked, completion_tokens=sum(len(use.arguments.split()) + 1 for use in uses))
+            yield ChatChunk(finish_reason="tool_calls", model=model, usage=usage, tool_uses=uses)
+            return
         text = said if isinstance(said, str) else json.dumps(said)
-        asked = sum(len(str(message.get("content", "")).split()) for message in request.messages)
         pieces = text.split(" ") if request.stream else [text]
         for piece in pieces[:-1]:
             yield ChatChunk(text=piece + " ")
         yield ChatChunk(
-            text=pieces[-1], finish_reason="stop", model=f"{request.model}@{self._revision}",
+            text=pieces[-1], finish_reason="stop", model=model,
             usage=Usage(prompt_tokens=asked, completion_tokens=len(text.split())),
         )  # fmt: skip
 
     def status(self) -> Mapping[str, ModelStatus]:
         return _Always(self._revision)
+
+
+def use(name: str, /, *, id: str = "", **arguments: Any) -> ToolUse:
+    """A tool that a scripted model asks for: `use("desk.find", order=7)`. The mesh's own name will do."""
+    return ToolUse(id, name, json.dumps(arguments))
+
+
+def tools_asked_for(said: Said) -> tuple[ToolUse, ...]:
+    """The tools that an answer of a script asks for."""
+    if isinstance(said, ToolUse):
+        return (said,)
+    if isinstance(said, list) and said and all(isinstance(item, ToolUse) for item in said):
+        return tuple(said)
+    return ()
 
 
 class _Always(dict[str, ModelStatus]):

@@ -117,11 +117,14 @@ async def longest_due_is_claimed_first(bench: Bench) -> None:
         bench.now += 10
         given_back = await claimed(store, bench.run())
         await store.release(given_back.run.id, given_back.epoch)  # due at 1010
-        new = bench.run(created_at=1_025.0)
+        bench.now += 15
+        new, ahead = bench.run(), bench.run(created_at=5_000.0)
         await store.start_run(new)
+        bench.now += 1
+        await store.start_run(ahead)
         bench.now = 1_030.0
         order = [claim.run.id for claim in await store.claim("w2", limit=9)]
-        assert order == [given_back.run.id, parked.run.id, new.id, lapsed.run.id]
+        assert order == [given_back.run.id, parked.run.id, new.id, ahead.id, lapsed.run.id]
 
 
 async def workflow_is_held_at_once_so_often(bench: Bench) -> None:

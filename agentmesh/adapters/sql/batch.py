@@ -112,7 +112,8 @@ class Batch:
             if earlier is not None:
                 return earlier, at
             self._keys[tenant, key] = run_id
-        due_at = at if new.due_at is None else new.due_at + self.ahead
+        # `created_at` may come from a clock that is ahead of this one: new means due.
+        due_at = min(at, self.now) if new.due_at is None else new.due_at + self.ahead
         head = Head(run_id, new.row["parent"], RunState.SUBMITTED, 0, at, Usage(), False, 0, None, due_at, 0)
         self._define(new.row["definition"], new.definition)
         self._blobs.update({blob.sha256: blob for blob in new.blobs})
