@@ -8,15 +8,15 @@ definition, never from the files of the day.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from agentmesh.core.mesh import Mesh, definition_hash
 from agentmesh.core.model import ModelBackend
 from agentmesh.core.store import Store
-from agentmesh.core.tool import Tool, ToolSpec
-from agentmesh.core.workflow import Step, Workflow, seconds
+from agentmesh.core.tool import Tool, ToolSpec, matching_tools
+from agentmesh.core.workflow import VALIDATORS, LlmSpec, Step, Validator, Workflow, seconds
 from agentmesh.errors import Fail, NotFound
 
 FORMAT = 1
@@ -24,6 +24,10 @@ TOOL = "tool:"
 """What `Run.workflow` begins with when the run is one tool's call."""
 ASK = "ask"
 """Id of the one step of a tool that asks a model."""
+CALL = "call"
+"""Id of the step that a tool's call by an agent is."""
+FREE = ("schema", "ensure", "grounded")
+"""Validators that ask nobody."""
 _KEPT = 512
 """Loaded definitions kept in memory."""
 
@@ -38,6 +42,13 @@ class Facts:
     writes: bool
     """Whether it may change the outside world."""
     idempotent: bool
+    by_child: bool
+    """Whether other runs, or attempts with rows of their own, do the work and count its time."""
+    free: tuple[Validator, ...]
+    """Validators that ask nobody, cheapest first."""
+    costly: tuple[Validator, ...]
+    """Those that call a tool or ask a model, cheapest first."""
+    approvals: tuple[Validator, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,8 @@ class Definition:
     document: Mapping[str, Any] = field(repr=False)
     _facts: dict[int, Facts] = field(default_factory=dict, repr=False)
     """By the step's identity: the definition holds its steps."""
+    _calls: dict[tuple[int, str], Step] = field(default_factory=dict, repr=False)
+    _versions: dict[tuple[str, ...], str] = field(default_factory=dict, repr=False)
 
     def facts(self, step: Step) -> Facts:
         """The facts of one of the definition's own steps."""
@@ -68,14 +81,51 @@ class Definition:
 
     def _facts_of(self, step: Step) -> Facts:
         annotations: Mapping[str, Any] = {} if step.tool is None else self.tools[step.tool].annotations
+        verb = step.verb
         if step.effect is not None:
             writes = step.effect == "write"
         elif step.tool is not None:
             writes = annotations.get("readOnlyHint") is not True
+        elif step.http is not None:
+            writes = step.http.method not in ("GET", "HEAD")
         else:
-            writes = step.verb in ("python", "agent")
-        timeout = None if step.timeout is None else seconds(step.timeout)
-        return Facts(step.verb, timeout, writes, annotations.get("idempotentHint") is True)
+            writes = verb in ("python", "agent")
+        by_child = verb in ("agent", "workflow") or (step.llm is not None and step.llm.tools is not None)
+        if step.tool is not None:
+            by_child = workflow_of_tool(self.tools[step.tool], self.specs.get(step.tool)) is not None
+        idempotent = step.idempotent if step.idempotent is not None else annotations.get("idempotentHint") is True
+        checks = sorted(step.validate_, key=lambda validator: VALIDATORS.index(validator.kind))
+        return Facts(
+            verb=verb, timeout=None if step.timeout is None else seconds(step.timeout), writes=writes,
+            idempotent=idempotent, by_child=by_child,
+            free=tuple(v for v in checks if v.kind in FREE),
+            costly=tuple(v for v in checks if v.kind not in FREE and v.approve is None),
+            approvals=tuple(v for v in checks if v.approve is not None),
+        )  # fmt: skip
+
+    def call_of(self, step: Step, tool: str) -> Step:
+        """The step that one call of a tool by an agent is; the same object each time."""
+        known = self._calls.get((id(step), tool))
+        if known is None:
+            given: dict[str, Any] = {"id": CALL, "tool": tool}
+            if step.retry is not None:
+                given["retry"] = step.retry
+            known = self._calls[id(step), tool] = Step.model_validate(given)
+        return known
+
+    def version_of(self, *names: str) -> str:
+        """A hash of these workflows, and tools as `tool:NAME`, and of everything they name; another when any of it changes."""
+        known = self._versions.get(names)
+        if known is None:
+            found = _Closure(self.workflows, self.tools, self.specs, self.skills)
+            for name in names:
+                found.of(name)
+            kept = {"workflows": found.workflows, "tools": found.tools, "specs": found.tools}
+            parts = {kind: {n: v for n, v in self.document[kind].items() if n in kept[kind]} for kind in kept}
+            models = {model or self.default_model for model in found.models}
+            parts["revisions"] = {n: v for n, v in self.revisions.items() if n in models}
+            known = self._versions[names] = definition_hash(parts)
+        return known
 
 
 class Definitions:
@@ -117,8 +167,8 @@ class Definitions:
         return self._loaded.get(child.digest) or self._keep(child)
 
     def document(self, definition: Definition) -> Mapping[str, Any] | None:
-        """What to hand to `Store.start_run`: None when this process has stored it before."""
-        return None if definition.digest in self._stored else definition.document
+        """What to hand to `Store.start_run`, each time: the store knows what it has, and pruning may have removed it."""
+        return definition.document
 
     def stored(self, definition: Definition) -> None:
         """A run was recorded with the document."""
@@ -282,10 +332,11 @@ class _Closure:
                 self._tool(step.tool)
             if step.workflow is not None:
                 self._workflow(step.workflow)
-            if step.agent is not None and step.agent.skill is not None:
+            if step.agent is not None and step.agent.skill is not None and step.agent.peer is None:
                 self._skill(step.agent.skill)
             if step.llm is not None:
-                self._asks(step.llm.model, step.on_invalid)
+                self._asks(step.llm, step.on_invalid)
+            self._checks(step.validate_)
 
     def _tool(self, name: str) -> None:
         if name in self.tools:
@@ -295,8 +346,10 @@ class _Closure:
             raise NotFound(f"there is no tool {name!r}")
         self.tools.add(name)
         workflow = workflow_of_tool(tool, spec)
+        if spec is not None:
+            self._checks(spec.validate_)
         if spec is not None and spec.llm is not None:
-            self._asks(spec.llm.model, spec.on_invalid)
+            self._asks(spec.llm, spec.on_invalid)
         elif workflow is not None:
             self._workflow(workflow)
 
@@ -307,8 +360,21 @@ class _Closure:
         self.skills.add(skill)
         self._workflow(workflow)
 
-    def _asks(self, model: str | None, on_invalid: tuple[Any, ...]) -> None:
-        self.models.add(model)
+    def _asks(self, spec: LlmSpec, on_invalid: tuple[Any, ...]) -> None:
+        self.models.add(spec.model)
         for stage in on_invalid:
             if isinstance(stage, Mapping) and isinstance(stage.get("escalate"), Mapping):
                 self.models.add(stage["escalate"].get("model"))
+        if spec.tools is not None:
+            for pattern in spec.tools:
+                if "*" not in pattern:
+                    self._tool(pattern)
+            for name in matching_tools(spec.tools, self._source[1]):
+                self._tool(name)
+
+    def _checks(self, validators: Iterable[Validator]) -> None:
+        for validator in validators:
+            if validator.tool is not None:
+                self._tool(validator.tool.name)
+            if validator.judge is not None:
+                self.models.add(validator.judge.model)

@@ -10,7 +10,7 @@ from time import monotonic
 import anyio
 
 from agentmesh.core.mesh import Mesh
-from agentmesh.core.model import ChatChunk, ChatRequest, ModelBackend, ModelStatus, Progress, Usage
+from agentmesh.core.model import ChatChunk, ChatRequest, ModelBackend, ModelStatus, Progress, ToolUse, Usage
 from agentmesh.core.policy import Action, Principal
 from agentmesh.engine.guard import Guard
 from agentmesh.errors import NotFound
@@ -24,6 +24,7 @@ class Answer:
     usage: Usage
     finish_reason: str | None
     model: str | None
+    tool_uses: tuple[ToolUse, ...] = ()
 
 
 class Models:
@@ -46,10 +47,11 @@ class Models:
                 yield chunk
 
     async def ask(self, request: ChatRequest, on_progress: Progress | None = None) -> Answer:
-        """The whole answer at once, for a step: what a workflow may ask was decided when the workflow was."""
+        """The whole answer at once, for a step that has asked the policies itself."""
         request = replace(request, model=self.name(request.model))
         text: list[str] = []
         usage, finish_reason, model = Usage(), None, None
+        tool_uses: tuple[ToolUse, ...] = ()
         begun = monotonic()
         async with self._limits[request.model]:
             async for chunk in self._backend.chat(request, on_progress):
@@ -58,8 +60,9 @@ class Models:
                 usage = chunk.usage or usage
                 finish_reason = chunk.finish_reason or finish_reason
                 model = chunk.model or model
+                tool_uses += chunk.tool_uses
         seconds = usage.seconds or monotonic() - begun
-        return Answer("".join(text), replace(usage, seconds=seconds), finish_reason, model)
+        return Answer("".join(text), replace(usage, seconds=seconds), finish_reason, model, tool_uses)
 
     def status(self) -> Mapping[str, ModelStatus]:
         """Where each model stands now."""

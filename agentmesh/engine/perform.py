@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from agentmesh.core.model import Usage
-from agentmesh.core.run import JSON, Entry, Kind, Why, usage_to_json
-from agentmesh.core.workflow import Step
-from agentmesh.engine.attempts import GiveUp, Plan, Try
+from agentmesh.core.expression import render
+from agentmesh.core.run import JSON, Entry, Kind, Why
+from agentmesh.core.verdict import Outcome, Verdict
+from agentmesh.core.workflow import Step, seconds
+from agentmesh.engine import cache
+from agentmesh.engine.attempts import (
+    NOTHING_SPENT, Approve, Ask, Attempt, Done, Fallback, Follows, GiveUp, Passed, Payload, Plan, Try, Undo, usage_row,
+)  # fmt: skip
 from agentmesh.engine.budget import Budget
-from agentmesh.engine.definitions import Facts
+from agentmesh.engine.checks import ask_checks, looked_at
+from agentmesh.engine.definitions import FREE
 from agentmesh.engine.faults import GaveUp, Leaving, error_of
 from agentmesh.engine.journal import Recorded
-from agentmesh.engine.limit import UNLIMITED, Limit
-from agentmesh.engine.steps import VERBS, Attempt, Done
-from agentmesh.errors import MeshError, StepTimeout, StoreError
+from agentmesh.engine.limit import Limit
+from agentmesh.engine.steps import ChildFailed, text_of, verb_of
+from agentmesh.engine.validators import check_output, render_schema
+from agentmesh.errors import Declined, Expired, MeshError, StepTimeout, StoreError
 
 if TYPE_CHECKING:
     from agentmesh.engine.execution import Execution
@@ -24,112 +32,349 @@ if TYPE_CHECKING:
 log = logging.getLogger("agentmesh.engine")
 Scope = dict[str, JSON]
 _FIRST = Try(Why.FIRST)
-_BY_CHILDREN = frozenset({"agent", "workflow"})
-"""Verbs whose time is spent, and counted, by another run."""
 
 
-async def perform(run: Execution, budget: Budget, step: Step, path: str, scope: Scope, recorded: Recorded) -> JSON:
-    """The step's output, recorded; GaveUp when its plan is at its end."""
-    plan: Plan | None = None  # most steps pass at the first attempt and need none
-    follows: Try | GiveUp = _FIRST
-    if recorded.attempts:
-        plan = Plan(step, run.bench.random)
-        for entry in recorded.attempts:
-            follows = plan.note(entry.payload)
-    number, cut_off = recorded.attempt, recorded.open
-    key = f"{run.run.id}/{path}"
-    facts = run.definition.facts(step)
-    writes = facts.writes
-    while isinstance(follows, Try):
-        if follows.delay:
-            await run.journal.flush()
-            await run.bench.sleep(follows.delay)
-        number += 1
-        why = Why.RESUME if cut_off else follows.why
-        cut_off = False
-        rows = [Entry(Kind.STEP_STARTED, path, number, {"verb": facts.verb, "why": why.value})]
-        if writes:
-            rows.append(Entry(Kind.STEP_INTENT, path, number, {"key": key}))
-        await run.journal.write(*rows, wait=writes)
-        payload, done = await _attempt(run, budget, step, facts, path, scope, number, key, follows)
-        row = Entry(Kind.STEP_ATTEMPT, path, number, payload)
-        if done is not None and done.passed:
-            completed = Entry(Kind.STEP_COMPLETED, path, number, {"verb": facts.verb, "output": done.output})
-            await run.journal.write(row, completed, hold=True, put=done.puts)
+async def perform(
+    run: Execution, budget: Budget, step: Step, path: str, scope: Scope, recorded: Recorded, *, arguments: JSON = None
+) -> JSON:
+    """The step's output, recorded; GaveUp when its plan is at its end. `arguments`: in place of the step's `with`, and data already."""
+    course = _Course(run, budget, step, path, scope, recorded)
+    course.arguments = arguments
+    return await course.to_the_end()
+
+
+async def accepted(
+    run: Execution, budget: Budget, step: Step, path: str, scope: Scope, recorded: Recorded, output: JSON
+) -> JSON:
+    """The output of a step that asks nobody (a block, `set`, `wait`) when its validators pass it, or what `on_invalid` puts in its place.
+
+    GaveUp when neither. Writes no rows but those of checks that failed or asked somebody; the step's end is the caller's to record.
+    """
+    if not step.validate_:
+        return output
+    course = _Course(run, budget, step, path, scope, recorded)
+    course.made = Done(output)
+    return await course.to_the_end()
+
+
+class _Course:
+    """What becomes of one step, from wherever its rows end."""
+
+    __slots__ = (
+        "_cut_off", "_number", "_plan", "arguments", "budget", "facts", "key", "made", "path", "recorded", "run", "scope",
+        "step",
+    )  # fmt: skip
+
+    def __init__(
+        self, run: Execution, budget: Budget, step: Step, path: str, scope: Scope, recorded: Recorded
+    ) -> None:
+        self.run = run
+        self.budget = budget
+        self.step = step
+        self.path = path
+        self.scope = scope
+        self.recorded = recorded
+        self.facts = run.definition.facts(step)
+        self.key = f"{run.run.id}/{path}"
+        self.arguments: JSON = None
+        self.made: Done | None = None
+        """The output, when somebody else has made it."""
+        self._number = recorded.attempt
+        self._cut_off = recorded.open
+        self._plan: Plan | None = None  # most steps pass at the first attempt and need none
+
+    async def to_the_end(self) -> JSON:
+        """The output; GaveUp."""
+        follows: Follows = _FIRST
+        if self.recorded.attempts or self.recorded.waiting:
+            follows = self._remember()
+        while True:
+            match follows:
+                case Try():
+                    payload, done = await self._try(follows)
+                case Approve():
+                    payload, done = await self._approve(follows.payload)
+                case Ask():
+                    payload, done = await self._ask(follows)
+                case Fallback():
+                    await self._begin("fallback")
+                    done = Done(render(follows.value, self.scope))
+                    payload = {"usage": {}, "output": done.output}
+                case Passed():  # a crash came between the row of the attempt and the end of the step
+                    return follows.output if self.made is not None else await self._completed(Done(follows.output))
+                case Undo():
+                    await self.run.journal.flush()
+                    await self.run.undo_step(self.step, self.path, self.scope, follows.output)
+                    raise GaveUp(follows.error)
+                case GiveUp():
+                    raise GaveUp(follows.error)
+            if done is not None and done.passed and "awaits" not in payload:
+                return await self._complete(payload, done, made=isinstance(follows, Try | Approve))
+            self._plan = self._plan or self._new_plan()
+            follows = self._plan.note(payload, self.run.bench.clock())
+            if isinstance(follows, Try) and follows.due:
+                payload["retry_at"] = follows.due
+            await self.run.journal.write(Entry(Kind.STEP_ATTEMPT, self.path, self._number, payload), hold=True)
+
+    def _new_plan(self) -> Plan:
+        return Plan(self.step, key=self.key, risky=self.facts.writes and not self.facts.idempotent)
+
+    def _remember(self) -> Follows:
+        """What follows by the rows alone."""
+        self._plan = self._new_plan()
+        follows: Follows = _FIRST
+        for entry in self.recorded.attempts:
+            follows = self._plan.note(entry.payload, entry.at)
+            self._number = max(self._number, entry.attempt)
+        if self.recorded.waiting is not None:
+            self._number = max(self._number, self.recorded.waiting.attempt)
+        if isinstance(follows, Approve):
+            self._number = self.recorded.attempts[-1].attempt
+        return follows
+
+    async def _begin(self, why: str) -> None:
+        """A new attempt; one that was begun and cut off is taken up under its number."""
+        if self._cut_off:
+            self._cut_off = False
+            return
+        self._number += 1
+        rows = Entry(Kind.STEP_STARTED, self.path, self._number, {"verb": self.facts.verb, "why": why})
+        await self.run.journal.write(rows)
+
+    async def _complete(self, payload: dict[str, JSON], done: Done, *, made: bool) -> JSON:
+        """The step's output, recorded. `made`: by the step itself, not by a person or the file."""
+        row = Entry(Kind.STEP_ATTEMPT, self.path, self._number, payload)
+        if self.made is not None:
+            if self._plan is not None or self.facts.costly:
+                await self.run.journal.write(row, hold=True)
             return done.output
-        await run.journal.write(row, hold=True)
-        plan = plan or Plan(step, run.bench.random)
-        follows = plan.note(payload)
-    raise GaveUp(follows.error)
+        if made and self.step.cache is not None and not done.cached:
+            done.puts = {**done.puts, **await cache.kept(self.run, self._attempt(_FIRST), done)}
+        return await self._completed(done, row)
+
+    async def _completed(self, done: Done, *rows: Entry) -> JSON:
+        end = Entry(Kind.STEP_COMPLETED, self.path, self._number, {"verb": self.facts.verb, "output": done.output})
+        await self.run.journal.write(*rows, end, hold=True, put=done.puts)
+        return done.output
+
+    # One attempt
+
+    def _attempt(self, follows: Try) -> Attempt:
+        return Attempt(
+            self.step, self.path, self._number, self.scope, self.key, self.facts.timeout, _nothing, self.budget,
+            follows.model, follows.prior, self.arguments, follows.sample, follows.errors, follows.tries,
+        )  # fmt: skip
+
+    async def _try(self, follows: Try) -> tuple[dict[str, JSON], Done | None]:
+        run, facts, made = self.run, self.facts, self.made is not None
+        if follows.due:
+            await run.wait_until(follows.due)
+        cut_off, self._cut_off = self._cut_off, False
+        if not made or follows is not _FIRST:
+            self._number += 1
+            why = Why.RESUME if cut_off else follows.why
+            rows = [Entry(Kind.STEP_STARTED, self.path, self._number, {"verb": facts.verb, "why": why.value})]
+            writes = facts.writes and follows.recheck is None and not made
+            if writes:
+                rows.append(Entry(Kind.STEP_INTENT, self.path, self._number, {"key": self.key}))
+            await run.journal.write(*rows, wait=writes)
+        elif not self._number:
+            self._number = 1
+        a = self._attempt(follows)
+        begun = monotonic()
+        done: Done | None = None
+        error: dict[str, JSON] | None = None
+        try:
+            bound = self._bound(a, cut_off=cut_off)
+            if bound is None:
+                done = await self._outcome(a, follows)
+            else:
+                done = await self._in_time(a, follows, bound)
+        except (StoreError, Leaving, GaveUp):
+            raise
+        except (Exception, SystemExit) as fault:
+            if not isinstance(fault, MeshError):
+                log.exception("step %s of run %s failed", self.path, run.run.id)
+            error = error_of(fault)
+            if isinstance(fault, ChildFailed):
+                error["retry"] = "declared"
+        payload: dict[str, JSON] = {"usage": self._settle(a, done, monotonic() - begun)}
+        if done is None:
+            payload["error"] = error
+            return payload, None
+        self._describe(payload, done)
+        return payload, done
+
+    def _bound(self, a: Attempt, *, cut_off: bool) -> float | None:
+        """Seconds for the attempt; BudgetExceeded when the run has none left."""
+        left = self.budget.seconds_left() if self.budget.limited else None
+        bound = self.facts.timeout
+        if self.facts.by_child:  # which counts its own seconds, and may wait for days
+            if bound is not None and cut_off:
+                bound = max(self._since() + bound - self.run.bench.clock(), 0.0)
+        elif left is not None and (bound is None or left < bound):
+            bound = left
+        a.timeout = bound
+        return bound
+
+    def _since(self) -> float:
+        """When the attempt that was cut off had begun."""
+        if not self.recorded.attempts:
+            return self.recorded.begun_at or self.run.bench.clock()
+        last = self.recorded.attempts[-1]
+        return float(last.payload.get("retry_at") or last.at)
+
+    async def _in_time(self, a: Attempt, follows: Try, bound: float) -> Done:
+        run = self.run
+        limit = Limit(bound)
+        a.suspend = limit.suspend
+        with run.waits.deadline(run.bench.clock() + bound), limit:
+            return await self._outcome(a, follows)
+        await run.cancel_children(self.path)
+        if self.facts.timeout is None or (self.budget.limited and bound < self.facts.timeout and not self.facts.by_child):
+            raise self.budget.exceeded_seconds()
+        raise StepTimeout(f"step {self.path} took longer than its timeout of {self.facts.timeout:g} s")
+
+    async def _outcome(self, a: Attempt, follows: Try) -> Done:
+        """What the verb made, checked."""
+        step, facts = self.step, self.facts
+        if follows.recheck is not None:
+            done = _of_row(follows.recheck)
+            verdicts = [_verdict(v) for v in follows.recheck.get("verdicts") or ()]
+            done.verdicts = [v for v in verdicts if v.validator in FREE]
+            await self._check_costly(a, done)
+            return done
+        if self.made is not None:
+            done = Done(self.made.output)
+        else:
+            found = None
+            if step.cache is not None and not follows.tries:
+                found = await cache.look_up(self.run, a)
+            done = await verb_of(a, facts.verb)(self.run, a) if found is None else found
+        if (facts.free or done.schema is not None) and done.passed:
+            done.verdicts = check_output(facts.free, done.output, self.scope, schema=done.schema)
+        await self._check_costly(a, done)
+        return done
+
+    async def _check_costly(self, a: Attempt, done: Done) -> None:
+        if self.facts.costly and done.passed and not done.cached:
+            await ask_checks(self.run, a, self.facts.costly, done)
+
+    def _settle(self, a: Attempt, done: Done | None, elapsed: float) -> dict[str, JSON]:
+        """What the attempt spent, as its row keeps it: what is nothing is left out, for there are many rows."""
+        spent = a.spent if done is None or done.usage is NOTHING_SPENT else a.spent + done.usage
+        counted = spent.seconds
+        if not self.facts.by_child and self.made is None and not (self.facts.verb == "llm" and counted):
+            counted = 0.0 if done is not None and done.cached else elapsed
+        if self.budget.limited:
+            self.budget.spend_seconds(counted)
+        if spent is NOTHING_SPENT:
+            return {"seconds": round(counted, 6)} if counted else {}
+        return usage_row(replace(spent, seconds=counted))
+
+    def _describe(self, payload: dict[str, JSON], done: Done) -> None:
+        """What the row of an attempt that came back says of it."""
+        passed = done.passed
+        if done.verdicts:
+            payload["verdicts"] = [v.to_json() for v in done.verdicts]
+        if done.model is not None:
+            payload["model"] = done.model
+            payload["prompt_hash"] = done.prompt_hash
+        if done.cached:
+            payload["cached"] = True
+        awaits = passed and bool(self.facts.approvals)
+        if awaits:
+            payload["awaits"] = "approve"
+        if done.text is not None:
+            payload["text"] = done.text
+        elif self.step.llm is not None or not passed or awaits:
+            payload["output"] = done.output
+        if done.puts and (awaits or not passed):
+            payload["puts"] = [[scope, key, value] for (scope, key), value in done.puts.items()]
+
+    # People
+
+    async def _approve(self, payload: Payload) -> tuple[dict[str, JSON], Done | None]:
+        """A person says yes or no to what everything else has passed."""
+        done = _of_row(payload)
+        done.verdicts = [_verdict(v) for v in payload.get("verdicts") or ()]
+        asked = sum(v.validator == "approve" for v in done.verdicts)
+        validator = self.facts.approvals[asked]
+        spec = validator.approve
+        assert spec is not None
+        scope = {**self.scope, "output": done.output}
+        path = spec.path or "output"
+        shown = looked_at(path, scope) if spec.show is None else render(spec.show, scope)
+        try:
+            answer = await self.run.ask(
+                self.path, self._number, kind="approval", verb=self.facts.verb, ask=text_of(render(spec.ask, scope)),
+                show=shown, form=spec.form, expires=None if spec.expires is None else seconds(spec.expires),
+                subject=f"step:{self.path}",
+            )  # fmt: skip
+            verdict = Verdict("approve", Outcome.PASS, f"approved by {answer.by}", path)
+        except Declined as declined:
+            verdict = Verdict("approve", Outcome.FAIL, validator.message or declined.message, path)
+        except Expired as expired:
+            return {"usage": {}, "error": error_of(expired)}, None
+        done.verdicts.append(verdict)
+        row: dict[str, JSON] = {
+            k: v for k, v in payload.items() if k not in ("usage", "verdicts", "awaits", "retry_at", "puts")
+        }  # fmt: skip
+        row |= {"usage": {}, "verdicts": [v.to_json() for v in done.verdicts]}
+        if done.passed and asked + 1 < len(self.facts.approvals):  # each question has a number of its own
+            row |= {"awaits": "approve"} | ({"puts": payload["puts"]} if "puts" in payload else {})
+            self._number += 1
+        return row, done
+
+    async def _ask(self, follows: Ask) -> tuple[dict[str, JSON], Done | None]:
+        """A person gives the output that was not to be had; it is checked like any."""
+        spec, prior = follows.spec, follows.prior
+        await self._begin("ask")
+        scope = {**self.scope, "output": prior.get("output")}
+        shown: JSON = {
+            "output": prior.get("output", prior.get("text")),
+            "not_accepted": [v for v in prior.get("verdicts") or () if v.get("outcome") != Outcome.PASS.value],
+        }  # fmt: skip
+        a = self._attempt(_FIRST)
+        try:
+            form = self._form()
+            answer = await self.run.ask(
+                self.path, self._number, kind="input", verb=self.facts.verb, ask=text_of(render(spec.question, scope)),
+                show=shown if spec.show is None else render(spec.show, scope), form=form,
+                expires=None if spec.expires is None else seconds(spec.expires), subject=f"step:{self.path}",
+            )  # fmt: skip
+            done = Done(answer.value)
+            done.verdicts = check_output(self.facts.free, done.output, self.scope, schema=form)
+            costly = tuple(v for v in self.facts.costly if v.vote is None)  # nobody asks a person twice
+            if done.passed and costly:
+                await ask_checks(self.run, a, costly, done)
+        except (StoreError, Leaving):
+            raise
+        except MeshError as fault:
+            return {"usage": self._settle(a, None, 0.0), "error": error_of(fault)}, None
+        payload: dict[str, JSON] = {"usage": self._settle(a, done, 0.0), "by": answer.by, "output": done.output}
+        self._describe(payload, done)
+        return payload, done
+
+    def _form(self) -> Mapping[str, Any] | None:
+        """JSON Schema of what a person may give."""
+        if self.step.llm is None:
+            return self.step.output
+        output = self.step.llm.output
+        return {"type": "string"} if output is None else render_schema(output, self.scope)
 
 
-async def _attempt(
-    run: Execution,
-    budget: Budget,
-    step: Step,
-    facts: Facts,
-    path: str,
-    scope: Scope,
-    number: int,
-    key: str,
-    follows: Try,
-) -> tuple[dict[str, JSON], Done | None]:
-    """One attempt: the payload of its row, and what came back if anything did."""
-    timeout = facts.timeout
-    begun = monotonic()
-    usage = Usage()
-    try:
-        with budget.reserve(step.llm.max_tokens if step.llm is not None else 0) as reservation:
-            bound = timeout
-            if reservation.seconds is not None and (timeout is None or reservation.seconds < timeout):
-                bound = reservation.seconds
-            limit = UNLIMITED if bound is None else Limit(bound)
-            try:
-                with limit:
-                    attempt = Attempt(
-                        step, path, number, scope, key, bound, limit.suspend, follows.model, follows.prior
-                    )
-                    done = await VERBS[facts.verb](run, attempt)
-                    usage = done.usage
-                if limit.reached:
-                    await run.cancel_children(path)
-                    if timeout is None or bound != timeout:
-                        raise budget.exceeded_seconds()
-                    raise StepTimeout(f"step {path} took longer than its timeout of {timeout:g} s")
-            finally:
-                if facts.verb not in _BY_CHILDREN:
-                    usage = Usage(
-                        usage.prompt_tokens,
-                        usage.completion_tokens,
-                        usage.cached_tokens,
-                        usage.seconds or monotonic() - begun,
-                    )
-                reservation.tokens_spent = usage.tokens
-                reservation.seconds_spent = usage.seconds
-    except (StoreError, Leaving):
-        raise
-    except (Exception, SystemExit) as fault:
-        if not isinstance(fault, MeshError):
-            log.exception("step %s of run %s failed", path, run.run.id)
-        error = error_of(fault)
-        if isinstance(fault, StepTimeout) and facts.writes and not facts.idempotent:
-            error.pop("retry", None)  # it may have acted before its time was over
-        return {"usage": _spent(usage), "error": error}, None
-    payload: dict[str, JSON] = {"usage": _spent(usage)}
-    if done.verdicts:
-        payload["verdicts"] = [v.to_json() for v in done.verdicts]
-    if done.model is not None:
-        payload |= {"model": done.model, "prompt_hash": done.prompt_hash}
-    if done.text is not None:
-        payload["text"] = done.text
-    elif step.llm is not None or not done.passed:
-        payload["output"] = done.output
-    return payload, done
+def _of_row(payload: Payload) -> Done:
+    """What an attempt's row says of its outcome, its checks left out."""
+    puts = {(scope, key): value for scope, key, value in payload.get("puts") or ()}
+    return Done(payload.get("output"), model=payload.get("model"), prompt_hash=payload.get("prompt_hash"), puts=puts)
 
 
-def _spent(usage: Usage) -> dict[str, JSON]:
-    """A usage as rows keep it: what is nothing is left out, for there are many rows."""
-    kept = {name: value for name, value in usage_to_json(usage).items() if value}
-    if "seconds" in kept:
-        kept["seconds"] = round(kept["seconds"], 6)
-    return kept
+def _verdict(value: Mapping[str, Any]) -> Verdict:
+    return Verdict(
+        value["validator"], Outcome(value["outcome"]), value.get("message", ""), value.get("path", ""), value.get("score")
+    )
+
+
+def _nothing() -> None:
+    pass

@@ -1,22 +1,24 @@
-"""Steps: one function per verb that does I/O. Each makes one attempt and says what came of it; retries and repairs are the caller's."""
+"""Steps: one function per verb that does I/O. Each makes one attempt and says what came of it; retries, repairs and validators are the
+caller's."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agentmesh.core.expression import render
-from agentmesh.core.model import ChatRequest, Usage
+from agentmesh.core.model import ChatRequest, ToolUse
 from agentmesh.core.policy import Action
-from agentmesh.core.run import JSON, Entry, Kind, RunState
+from agentmesh.core.run import JSON, Entry, Kind, RunState, Why
 from agentmesh.core.verdict import Outcome, Verdict
-from agentmesh.core.workflow import LlmSpec, Step
-from agentmesh.engine.attempts import Payload
+from agentmesh.core.workflow import LlmSpec
+from agentmesh.engine.attempts import Attempt, Done, Payload
+from agentmesh.engine.budget import within
 from agentmesh.engine.definitions import workflow_of_tool
-from agentmesh.engine.validators import check_output, render_schema, require_input
+from agentmesh.engine.models import Answer
+from agentmesh.engine.validators import render_schema, require_input
 from agentmesh.errors import Fail, StepError
 
 if TYPE_CHECKING:
@@ -24,153 +26,166 @@ if TYPE_CHECKING:
 
 MODEL_TIMEOUT = 120.0
 """Seconds for an answer when the step has no `timeout`."""
+WARM = 0.7
+"""Temperature of a further sample when the step's own would give the same again."""
 _QUOTED = 2000
 """Characters of an earlier answer that go back to the model: its context may be small."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt of one step."""
-
-    step: Step
-    path: str
-    number: int
-    scope: Mapping[str, JSON]
-    key: str
-    """`RUN/PATH`: the same for every attempt."""
-    timeout: float | None
-    suspend: Callable[[], None]
-    """Leaves the timeout to the model's backend."""
-    model: str | None = None
-    prior: Payload | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """An attempt came back. `verdicts`: of what the verb itself checked and of the step's validators."""
-
-    output: JSON
-    verdicts: list[Verdict]
-    usage: Usage = Usage()
-    model: str | None = None
-    prompt_hash: str | None = None
-    text: str | None = None
-    """The model's own words, when they are not the output."""
-    puts: Mapping[tuple[str, str], Any] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        return all(v.outcome is Outcome.PASS for v in self.verdicts)
-
-
 async def llm(run: Execution, a: Attempt) -> Done:
     """Asks a model. The answer is decoded under the schema, and checked against it again."""
+    request = question(run, a)
+    answer = await a.ask(run, request, watching(run, a))
+    return done_of(request, answer)
+
+
+def question(run: Execution, a: Attempt) -> ChatRequest:
+    """What an attempt of an llm step asks."""
     spec = a.step.llm
     assert spec is not None
     schema = None if spec.output is None else render_schema(spec.output, a.scope)
-    model = run.bench.models.name(a.model or spec.model or run.definition.default_model)
-    request = ChatRequest(
-        model=model, messages=conversation(spec, a.scope, a.prior), schema=schema, max_tokens=spec.max_tokens,
-        temperature=spec.temperature, seed=spec.seed, timeout=a.timeout or MODEL_TIMEOUT,
+    temperature, seed = spec.temperature, spec.seed
+    if a.sample:  # another answer is wanted, not the same again
+        temperature = temperature or WARM
+        seed = seed_of(spec, a.key, a.sample)
+    return ChatRequest(
+        model=run.bench.models.name(a.model or spec.model or run.definition.default_model),
+        messages=conversation(spec, a.scope, a.prior), schema=schema, max_tokens=spec.max_tokens,
+        temperature=temperature, seed=seed, timeout=a.timeout or MODEL_TIMEOUT,
     )  # fmt: skip
+
+
+def seed_of(spec: LlmSpec | None, key: str, sample: int) -> int:
+    """The seed of a further sample: another for each, the same whenever it is asked for again."""
+    base = spec.seed if spec is not None and spec.seed is not None else hash_text(key)
+    return (base + sample) % 2**31
+
+
+def hash_text(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def watching(run: Execution, a: Attempt) -> Callable[[str], None]:
+    """What hears that a model is still loading."""
 
     def on_progress(line: str) -> None:
         run.notice(f"{a.path}: {line}")
-        # The model is still loading. The time of an answer begins when it is there to give it, which its backend knows and keeps.
+        # The time of an answer begins when the model is there to give it, which its backend knows and keeps.
         a.suspend()
 
-    answer = await run.bench.models.ask(request, on_progress)
-    output: JSON = answer.text
-    text = None
-    verdicts: list[Verdict] = []
-    if schema is not None:
-        try:
-            output = json.loads(answer.text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            why = (
-                f"was cut off after {spec.max_tokens} tokens"
-                if answer.finish_reason == "length"
-                else f"is not JSON: {error}"
-            )
-            text, output = answer.text, None
-            verdicts.append(Verdict("schema", Outcome.FAIL, f"the answer {why}"[:200], "output"))
-    if not verdicts:
-        verdicts = check_output(a.step.validate_, output, a.scope, schema=schema)
-    return Done(output, verdicts, answer.usage, answer.model or model, hash_of(request), text)
+    return on_progress
+
+
+def done_of(request: ChatRequest, answer: Answer) -> Done:
+    """An answer as the attempt's outcome."""
+    done = Done(answer.text, model=answer.model or request.model, prompt_hash=hash_of(request), request=request)
+    if request.schema is not None:
+        done.schema = request.schema
+        done.output, fault = parse(answer, request.max_tokens)
+        if fault is not None:
+            done.text = answer.text
+            done.verdicts.append(Verdict("schema", Outcome.FAIL, fault, "output"))
+    return done
+
+
+def parse(answer: Answer, max_tokens: int | None) -> tuple[JSON, str | None]:
+    """The JSON that a model said, or what is wrong with it."""
+    try:
+        return json.loads(answer.text, parse_constant=_refuse_constant), None
+    except (ValueError, RecursionError) as error:
+        cut_off = answer.finish_reason == "length"
+        why = f"was cut off after {max_tokens} tokens" if cut_off else f"is not JSON: {error}"
+        return None, f"the answer {why}"[:200]
 
 
 def _refuse_constant(name: str) -> JSON:
     raise ValueError(f"{name} is not JSON")
 
 
-def conversation(spec: LlmSpec, scope: Mapping[str, JSON], prior: Payload | None) -> list[dict[str, str]]:
+def conversation(spec: LlmSpec, scope: Mapping[str, JSON], prior: Payload | None) -> list[dict[str, Any]]:
     """The messages of an attempt. A repair adds the answer that was not accepted, and only what was wrong with it."""
-    messages: list[dict[str, str]] = []
+    messages: list[dict[str, Any]] = []
     if spec.system is not None:
-        messages.append({"role": "system", "content": _text(render(spec.system, scope))})
-    messages.append({"role": "user", "content": _text(render(spec.prompt, scope))})
-    if prior is not None:
-        said = prior.get("text")
-        said = _text(prior.get("output")) if said is None else said
-        failed = [v for v in prior.get("verdicts") or () if v.get("outcome") == Outcome.FAIL.value]
-        lines = [f"- {': '.join(filter(None, (v.get('path'), v.get('message'))))}" for v in failed[:6]]
-        messages.append({"role": "assistant", "content": said[:_QUOTED]})
-        messages.append({"role": "user", "content": "Not accepted:\n" + "\n".join(lines) + "\nAnswer again."})
-    return messages
+        messages.append({"role": "system", "content": text_of(render(spec.system, scope))})
+    messages.append({"role": "user", "content": text_of(render(spec.prompt, scope))})
+    return messages if prior is None else messages + objection(prior)
+
+
+def objection(prior: Payload) -> list[dict[str, Any]]:
+    """The answer that was not accepted, and only what was wrong with it."""
+    said = prior.get("text")
+    said = text_of(prior.get("output")) if said is None else said
+    failed = [v for v in prior.get("verdicts") or () if v.get("outcome") == Outcome.FAIL.value]
+    lines = [f"- {': '.join(filter(None, (v.get('path'), v.get('message'))))}" for v in failed[:6]]
+    return [
+        {"role": "assistant", "content": said[:_QUOTED]},
+        {"role": "user", "content": "Not accepted:\n" + "\n".join(lines) + "\nAnswer again."},
+    ]
 
 
 def hash_of(request: ChatRequest) -> str:
     """SHA-256 of everything that decides the answer."""
-    asked = [
+    asked: list[Any] = [
         request.model, list(request.messages), request.schema, request.max_tokens, request.temperature, request.seed
     ]  # fmt: skip
+    if request.tools:
+        asked.append(list(request.tools))
     return hashlib.sha256(json.dumps(asked, separators=(",", ":")).encode()).hexdigest()
 
 
-def _text(value: JSON) -> str:
+def text_of(value: JSON) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def given(a: Attempt) -> JSON:
+    """The step's `with`: rendered, or as a model gave it."""
+    return render(a.step.with_, a.scope) if a.arguments is None else a.arguments
+
+
 async def python(run: Execution, a: Attempt) -> Done:
-    """Calls an installed function."""
+    """Calls an installed function, here or on the Ray cluster."""
+    if a.step.on == "ray":
+        from agentmesh.engine.reach import on_ray
+
+        return await on_ray(run, a)
     assert a.step.python is not None
-    arguments = render(a.step.with_, a.scope)
     output, puts = await run.bench.tools.function(
-        a.step.python, arguments, key=a.key, state_scope=f"workflow:{run.run.workflow}", run=run.run,
+        a.step.python, given(a), key=a.key, state_scope=f"workflow:{run.run.workflow}", run=run.run,
         notify=lambda line: run.notice(f"{a.path}: {line}"),
     )  # fmt: skip
-    verdicts = check_output(a.step.validate_, output, a.scope, schema=a.step.output)
-    return Done(output, verdicts, puts=puts)
+    return Done(output, puts=puts, schema=a.step.output)
 
 
 async def tool(run: Execution, a: Attempt) -> Done:
     """Calls a tool of the mesh, as the run's owner: in place when it passes through, else by a run of its own."""
     name = a.step.tool
     assert name is not None
+    return await call_tool(run, a, name, given(a))
+
+
+async def call_tool(run: Execution, a: Attempt, name: str, arguments: JSON) -> Done:
+    """One call of a tool of the definition. PolicyDenied, InvalidInput; what the tool raises."""
     found = run.definition.tools[name]
     spec = run.definition.specs.get(name)
-    arguments = render(a.step.with_, a.scope)
     run.authorize(Action("tools.call", f"tool:{name}", arguments))
-    require_input(found.input_schema, arguments, "with")
+    require_input(found.input_schema, arguments, "with" if a.arguments is None else "arguments")
     workflow = workflow_of_tool(found, spec)
     if workflow is not None:
-        output = await child(run, a, workflow, arguments)
-        return Done(output, check_output(a.step.validate_, output, a.scope))
+        return Done(await child(run, a, workflow, arguments))
     assert spec is not None
     output, puts = await run.bench.tools.perform(
         found, spec, arguments, key=a.key, run=run.run, notify=lambda line: run.notice(f"{a.path}: {line}")
     )
-    return Done(output, check_output(a.step.validate_, output, a.scope), puts=puts)
+    return Done(output, puts=puts)
 
 
 async def workflow(run: Execution, a: Attempt) -> Done:
     """Runs another workflow."""
     name = a.step.workflow
     assert name is not None
-    arguments = render(a.step.with_, a.scope)
+    arguments = given(a)
     run.authorize(Action("runs.start", f"workflow:{name}", arguments))
-    output = await child(run, a, name, arguments)
-    return Done(output, check_output(a.step.validate_, output, a.scope))
+    return Done(await child(run, a, name, arguments))
 
 
 async def agent(run: Execution, a: Attempt) -> Done:
@@ -183,15 +198,18 @@ async def agent(run: Execution, a: Attempt) -> Done:
         raise Fail("an agent step needs a `skill` of this mesh; peers are not built yet")
     name = run.definition.skills[spec.skill]
     content = render(spec.message, a.scope)
-    part = {"data": content} if isinstance(content, Mapping) else {"text": _text(content)}
-    given = input_of([part], run.definition.workflows[name].input, spec.skill)
-    run.authorize(Action("agents.send", f"agent:{spec.skill}", given))
-    message: dict[str, JSON] = {
-        "messageId": a.key, "role": "agent", "parts": [part], "contextId": run.run.context_id, "taskId": None,
+    part = {"data": content} if isinstance(content, Mapping) else {"text": text_of(content)}
+    arguments = input_of([part], run.definition.workflows[name].input, spec.skill)
+    run.authorize(Action("agents.send", f"agent:{spec.skill}", arguments))
+    return Done(await child(run, a, name, arguments, skill=spec.skill, message=message_of(run, a, part)))
+
+
+def message_of(run: Execution, a: Attempt, part: Mapping[str, JSON]) -> dict[str, JSON]:
+    """An A2A message from a step to the run that does its work."""
+    return {
+        "messageId": a.child_key, "role": "agent", "parts": [part], "contextId": run.run.context_id, "taskId": None,
         "metadata": {},
     }  # fmt: skip
-    output = await child(run, a, name, given, skill=spec.skill, message=message)
-    return Done(output, check_output(a.step.validate_, output, a.scope))
 
 
 async def child(
@@ -201,21 +219,28 @@ async def child(
     given: JSON,
     *,
     skill: str | None = None,
-    message: Mapping[str, Any] | None = None,
+    message: dict[str, Any] | None = None,
 ) -> JSON:
-    """Starts (or finds again) the run that does a step's work, and waits for its output."""
+    """Starts (or finds again) the run that does a step's work, and waits for its output. It spends this run's budget."""
     runs = run.bench.runs
     run_id = runs.new_id()
+    if a.budget.limited:
+        message = within(message or message_of(run, a, {"data": given}), a.budget.left())
     with run.bench.bus.subscribe(run_id) as subscription:  # first: the child may end before its start is heard of
         started, new = await runs.begin(
-            run.principal, run.bench.definitions.pin_child(run.definition, name), given, run_id=run_id, key=a.key,
-            source="step", context_id=run.run.context_id, message=message, parent=run.run.id, parent_path=a.path,
+            run.principal, run.bench.definitions.pin_child(run.definition, name), given, run_id=run_id,
+            key=a.child_key, source="step", context_id=run.run.context_id, message=message, parent=run.run.id,
+            parent_path=a.path,
         )  # fmt: skip
         payload = {"run": started.id, "workflow": name} | ({"skill": skill} if skill else {})
         await run.journal.write(Entry(Kind.STEP_CHILD, a.path, a.number, payload))
         head = started
         if not started.state.terminal:
             head = await run.wait_for_child(a.path, started.id, subscription if new else None)
+    ended = await run.bench.store.get_head(head.id)
+    if ended is not None:
+        a.spent += ended.usage
+        a.budget.spend_tokens(ended.usage.tokens)
     if head.state is RunState.COMPLETED:
         return head.output
     error = head.error or {}
@@ -229,5 +254,36 @@ class ChildFailed(StepError):
     code = "child_failed"
 
 
+async def http(run: Execution, a: Attempt) -> Done:
+    """Sends one request."""
+    from agentmesh.engine.reach import http as send  # it stands on this module's neighbours, and is rarely needed
+
+    return await send(run, a)
+
+
+async def sql(run: Execution, a: Attempt) -> Done:
+    """Asks a database one statement."""
+    from agentmesh.engine.reach import sql as query
+
+    return await query(run, a)
+
+
+async def agent_loop(run: Execution, a: Attempt) -> Done:
+    """Asks a model that may call tools, until it answers."""
+    from agentmesh.engine.agent_loop import converse
+
+    return await converse(run, a)
+
+
 Verb = Callable[["Execution", Attempt], Awaitable[Done]]
-VERBS: Mapping[str, Verb] = {"llm": llm, "python": python, "tool": tool, "workflow": workflow, "agent": agent}
+VERBS: Mapping[str, Verb] = {
+    "llm": llm, "python": python, "tool": tool, "workflow": workflow, "agent": agent, "http": http, "sql": sql,
+}  # fmt: skip
+
+
+def verb_of(a: Attempt, verb: str) -> Verb:
+    """What makes an attempt."""
+    return agent_loop if verb == "llm" and a.step.llm is not None and a.step.llm.tools is not None else VERBS[verb]
+
+
+

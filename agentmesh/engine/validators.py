@@ -100,7 +100,10 @@ def _render_enum(value: Any, scope: Scope) -> Any:
 def check_output(
     validators: Sequence[Validator], output: JSON, scope: Scope, *, schema: Mapping[str, Any] | None = None
 ) -> list[Verdict]:
-    """Every validator's verdicts, in order; those after a schema that does not fit are not asked, since they would stumble."""
+    """The verdicts of every validator that asks nobody, in order; those after a schema that does not fit would stumble, and are not asked.
+
+    One that would have to ask somebody could not check: those are `engine.checks`'.
+    """
     verdicts: list[Verdict] = []
     if schema is not None:
         verdicts += by_schema(schema, output)
@@ -115,8 +118,10 @@ def check_output(
                 verdicts.append(by_ensure(validator.ensure, scope, validator.message))
             elif validator.grounded is not None:
                 verdicts += by_grounded(validator.grounded, scope, validator.in_, validator.message)
+            else:
+                verdicts.append(Verdict(validator.kind, Outcome.COULD_NOT_CHECK, "asks somebody, which only a step can"))
         except StepError as error:
-            verdicts.append(Verdict(_kind(validator), Outcome.COULD_NOT_CHECK, error.message))
+            verdicts.append(Verdict(validator.kind, Outcome.COULD_NOT_CHECK, error.message))
     return verdicts
 
 
@@ -190,10 +195,6 @@ def strings_with_paths(value: JSON, path: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from strings_with_paths(item, f"{path}.{key}")
-
-
-def _kind(validator: Validator) -> str:
-    return next((n for n in ("ensure", "grounded") if getattr(validator, n) is not None), "schema")
 
 
 def _path(root: str, parts: Iterable[str | int]) -> str:
