@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from weakref import WeakSet, finalize
+from weakref import WeakKeyDictionary, finalize
 
 import anyio
 
@@ -53,18 +53,19 @@ class Changes:
     """Who waits for which runs. Belongs to the event loop: call it from there only."""
 
     def __init__(self) -> None:
-        self._all: WeakSet[Subscription] = WeakSet()
-        self._of: dict[str, WeakSet[Subscription]] = {}
+        # Dictionaries, not sets: who subscribed first is told first, in every process alike.
+        self._all: WeakKeyDictionary[Subscription, None] = WeakKeyDictionary()
+        self._of: dict[str, WeakKeyDictionary[Subscription, None]] = {}
 
     def subscribe(self, run_id: str | None = None) -> Subscription:
         """Live when it returns. None: every run."""
         subscription = Subscription()
         if run_id is None:
-            self._all.add(subscription)
+            self._all[subscription] = None
         else:
             # Before `add`: callbacks run newest first, so that the set is empty by the time `_forget` looks.
             finalize(subscription, self._forget, run_id).atexit = False
-            self._of.setdefault(run_id, WeakSet()).add(subscription)
+            self._of.setdefault(run_id, WeakKeyDictionary())[subscription] = None
         return subscription
 
     def publish(self, run_ids: Iterable[str]) -> None:
