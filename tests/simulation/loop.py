@@ -6,9 +6,13 @@ An hour of waiting costs nothing, and the order of everything that happens depen
 from __future__ import annotations
 
 import asyncio
+import itertools
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from anyio._backends._asyncio import CancelScope
 
 STEPS = 400_000
 """Turns of the loop after which a schedule counts as one that does not end."""
@@ -35,6 +39,39 @@ class _Selector:
         return getattr(self._real, name)
 
 
+class _Task(asyncio.Task[Any]):
+    """Sets of tasks, as a cancelled group keeps them, are walked in an order that does not depend on where memory was free."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        self._number = next(self._numbers)
+        super().__init__(*arguments, **more)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+@contextmanager
+def scopes_in_order() -> Iterator[None]:
+    """anyio's cancel scopes, which it keeps in sets too, are numbered like the tasks while the block runs. No loop may run outside."""
+    numbers: dict[int, int] = {}
+    begun = CancelScope.__init__
+
+    def number(self: CancelScope, *arguments: Any, **more: Any) -> None:
+        begun(self, *arguments, **more)
+        numbers[id(self)] = next(counter)
+
+    counter = itertools.count()
+    CancelScope.__init__ = number  # type: ignore[method-assign]
+    CancelScope.__hash__ = lambda self: numbers[id(self)]  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        CancelScope.__init__ = begun  # type: ignore[method-assign]
+        CancelScope.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
 class SimulatedLoop(asyncio.SelectorEventLoop):
     """`at_turn(n, call)` calls it between two turns: nothing awaits anything but its own step at that moment."""
 
@@ -45,6 +82,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         selector = _Selector()
         super().__init__(selector)  # type: ignore[arg-type]
         selector.pass_time = self._pass_time
+        _Task._numbers = itertools.count()
+        self.set_task_factory(lambda loop, coro, **more: _Task(coro, loop=loop, **more))
 
     def time(self) -> float:
         return self._now

@@ -22,7 +22,7 @@ from agentmesh.core.workflow import Workflow
 from agentmesh.engine import Engine, Runs, build_engine
 from agentmesh.errors import Conflict, MeshError
 from tests.engine import meshes
-from tests.simulation.loop import SimulatedLoop, Stuck
+from tests.simulation.loop import SimulatedLoop, Stuck, scopes_in_order
 from tests.simulation.programs import TOOLS, Generator, Program
 from tests.simulation.store import Ledger, SimulatedStore
 from tests.simulation.world import Life, Outside, World
@@ -77,7 +77,8 @@ def simulate(seed: int, *, verbs: frozenset[str] | None = None, calm: bool = Fal
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        anyio.run(main, backend_options={"loop_factory": new_loop})
+        with scopes_in_order():
+            anyio.run(main, backend_options={"loop_factory": new_loop})
     except Stuck as stuck:
         report.faults.append(str(stuck))
     except BaseExceptionGroup as group:

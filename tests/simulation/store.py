@@ -73,7 +73,7 @@ class SimulatedStore:
             return method
 
         async def read(*arguments: Any, **more: Any) -> Any:
-            await self._life.gate(self._world.pause() / 4)
+            await self._life.gate()
             if self._world.out:
                 raise StoreError("the database does not answer")
             return await method(*arguments, **more)

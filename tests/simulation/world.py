@@ -88,9 +88,11 @@ class Life:
         if self.dead:
             raise Gone(f"{self.name} is dead")
 
-    async def gate(self, seconds: float = 0.0) -> None:
-        """Takes so long, longer while the process is stopped (SIGSTOP), and for ever when it is dead."""
+    async def gate(self, seconds: float | None = None) -> None:
+        """Takes so long (by default a moment), longer while the process is stopped (SIGSTOP); Gone when it is dead."""
         self.check()
+        if seconds is None:
+            seconds = self.world.pause()
         if seconds:
             await anyio.sleep(seconds)
         while self.frozen_until > self.world.loop.time():  # noqa: ASYNC110 - it may be stopped again
@@ -109,32 +111,32 @@ class Outside:
         """`http://up/KIND/STEP`: `do` works; `lose` does it and loses each key's first answer; `away` refuses each key's first two."""
         key = next((v for k, v in request.headers.items() if k.lower() == "idempotency-key"), "no key")
         kind, _, step = request.url.removeprefix("http://up/").partition("/")
-        await self._life.gate(self._world.pause())
+        await self._life.gate()
         if kind == "away":
             self._world.effects.refused[key] += 1
             if self._world.effects.refused[key] <= 2:
                 raise NotSent("nobody listens there")
         self._do(key, step)
-        await self._life.gate(self._world.pause())
+        await self._life.gate()
         if kind == "lose" and self._world.effects.done[key] == 1:
             raise Unanswered("the answer was lost")
         return HttpAnswer(200, {"content-type": "application/json"}, {"step": step})
 
     async def work(self, ctx: Any, *, step: str) -> dict[str, Any]:
         """A `python` function."""
-        await self._life.gate(self._world.pause())
+        await self._life.gate()
         self._do(ctx.key, step)
-        await self._life.gate(self._world.pause())
+        await self._life.gate()
         return {"step": step}
 
     async def refuse(self, ctx: Any) -> None:
         """A `python` function that never works."""
-        await self._life.gate(self._world.pause())
+        await self._life.gate()
         raise ValueError("this never works")
 
     async def model(self, request: ChatRequest) -> Mapping[str, Any]:
         """Grades: wrong at first, right when told so."""
-        await self._life.gate(self._world.pause())
+        await self._life.gate()
         return {"grade": 0 if len(request.messages) <= 1 else 5}
 
     async def sleep(self, seconds: float) -> None:
