@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 _TOKEN = re.compile(
     r"""
@@ -68,3 +69,14 @@ def writes(text: str) -> Word | None:
     if first == "with":
         return next((word for word in words if word.lower() in _CHANGING), None)
     return None
+
+
+def rewritten(text: str, parameter: Callable[[str], str], rest: Callable[[str], str]) -> str:
+    """The text with `parameter(name)` for each `:name`, and everything else through `rest`."""
+    parts: list[str] = []
+    at = 0
+    for token in _TOKEN.finditer(text):
+        if token["name"]:
+            parts += [rest(text[at : token.start()]), parameter(token["name"])]
+            at = token.end()
+    return "".join([*parts, rest(text[at:])])
