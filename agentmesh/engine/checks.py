@@ -177,7 +177,9 @@ async def by_vote(run: Execution, a: Attempt, spec: Vote, done: Done, message: s
         return Verdict("vote", Outcome.PASS, f"{agree} of {asked} agree", path, score)
     if unusable:
         return Verdict("vote", Outcome.COULD_NOT_CHECK, unusable, path)
-    return Verdict("vote", Outcome.FAIL, message or f"only {agree} of {asked} samples agree, {needed} must", path, score)
+    return Verdict(
+        "vote", Outcome.FAIL, message or f"only {agree} of {asked} samples agree, {needed} must", path, score
+    )
 
 
 async def _each(sample: object, numbers: range) -> None:

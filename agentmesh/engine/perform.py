@@ -14,7 +14,20 @@ from agentmesh.core.verdict import Outcome, Verdict
 from agentmesh.core.workflow import Step, seconds
 from agentmesh.engine import cache
 from agentmesh.engine.attempts import (
-    NOTHING_SPENT, Approve, Ask, Attempt, Done, Fallback, Follows, GiveUp, Passed, Payload, Plan, Try, Undo, usage_row,
+    NOTHING_SPENT,
+    Approve,
+    Ask,
+    Attempt,
+    Done,
+    Fallback,
+    Follows,
+    GiveUp,
+    Passed,
+    Payload,
+    Plan,
+    Try,
+    Undo,
+    usage_row,
 )  # fmt: skip
 from agentmesh.engine.budget import Budget
 from agentmesh.engine.checks import ask_checks, looked_at
@@ -65,9 +78,7 @@ class _Course:
         "step",
     )  # fmt: skip
 
-    def __init__(
-        self, run: Execution, budget: Budget, step: Step, path: str, scope: Scope, recorded: Recorded
-    ) -> None:
+    def __init__(self, run: Execution, budget: Budget, step: Step, path: str, scope: Scope, recorded: Recorded) -> None:
         self.run = run
         self.budget = budget
         self.step = step
@@ -97,7 +108,7 @@ class _Course:
                 case Ask():
                     payload, done = await self._ask(follows)
                 case Fallback():
-                    await self._begin("fallback")
+                    await self._begin(Why.FALLBACK)
                     done = Done(render(follows.value, self.scope))
                     payload = {"usage": {}, "output": done.output}
                 case Passed():  # a crash came between the row of the attempt and the end of the step
@@ -132,13 +143,13 @@ class _Course:
             self._number = self.recorded.attempts[-1].attempt
         return follows
 
-    async def _begin(self, why: str) -> None:
+    async def _begin(self, why: Why) -> None:
         """A new attempt; one that was begun and cut off is taken up under its number."""
         if self._cut_off:
             self._cut_off = False
             return
         self._number += 1
-        rows = Entry(Kind.STEP_STARTED, self.path, self._number, {"verb": self.facts.verb, "why": why})
+        rows = Entry(Kind.STEP_STARTED, self.path, self._number, {"verb": self.facts.verb, "why": why.value})
         await self.run.journal.write(rows)
 
     async def _complete(self, payload: dict[str, JSON], done: Done, *, made: bool) -> JSON:
@@ -231,7 +242,9 @@ class _Course:
         with run.waits.deadline(run.bench.clock() + bound), limit:
             return await self._outcome(a, follows)
         await run.cancel_children(self.path)
-        if self.facts.timeout is None or (self.budget.limited and bound < self.facts.timeout and not self.facts.by_child):
+        if self.facts.timeout is None or (
+            self.budget.limited and bound < self.facts.timeout and not self.facts.by_child
+        ):
             raise self.budget.exceeded_seconds()
         raise StepTimeout(f"step {self.path} took longer than its timeout of {self.facts.timeout:g} s")
 
@@ -329,7 +342,7 @@ class _Course:
     async def _ask(self, follows: Ask) -> tuple[dict[str, JSON], Done | None]:
         """A person gives the output that was not to be had; it is checked like any."""
         spec, prior = follows.spec, follows.prior
-        await self._begin("ask")
+        await self._begin(Why.ASK)
         scope = {**self.scope, "output": prior.get("output")}
         shown: JSON = {
             "output": prior.get("output", prior.get("text")),
@@ -372,7 +385,11 @@ def _of_row(payload: Payload) -> Done:
 
 def _verdict(value: Mapping[str, Any]) -> Verdict:
     return Verdict(
-        value["validator"], Outcome(value["outcome"]), value.get("message", ""), value.get("path", ""), value.get("score")
+        value["validator"],
+        Outcome(value["outcome"]),
+        value.get("message", ""),
+        value.get("path", ""),
+        value.get("score"),
     )
 
 

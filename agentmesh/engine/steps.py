@@ -1,5 +1,6 @@
 """Steps: one function per verb that does I/O. Each makes one attempt and says what came of it; retries, repairs and validators are the
-caller's."""
+caller's.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentmesh.core.expression import render
-from agentmesh.core.model import ChatRequest, ToolUse
+from agentmesh.core.model import ChatRequest
 from agentmesh.core.policy import Action
-from agentmesh.core.run import JSON, Entry, Kind, RunState, Why
+from agentmesh.core.run import JSON, Entry, Kind, RunState
 from agentmesh.core.verdict import Outcome, Verdict
 from agentmesh.core.workflow import LlmSpec
 from agentmesh.engine.attempts import Attempt, Done, Payload
@@ -284,6 +285,3 @@ VERBS: Mapping[str, Verb] = {
 def verb_of(a: Attempt, verb: str) -> Verb:
     """What makes an attempt."""
     return agent_loop if verb == "llm" and a.step.llm is not None and a.step.llm.tools is not None else VERBS[verb]
-
-
-

@@ -119,7 +119,9 @@ def check_output(
             elif validator.grounded is not None:
                 verdicts += by_grounded(validator.grounded, scope, validator.in_, validator.message)
             else:
-                verdicts.append(Verdict(validator.kind, Outcome.COULD_NOT_CHECK, "asks somebody, which only a step can"))
+                verdicts.append(
+                    Verdict(validator.kind, Outcome.COULD_NOT_CHECK, "asks somebody, which only a step can")
+                )
         except StepError as error:
             verdicts.append(Verdict(validator.kind, Outcome.COULD_NOT_CHECK, error.message))
     return verdicts
