@@ -39,6 +39,7 @@ from agentmesh.adapters.model_child import ModelChild
 from agentmesh.adapters.openai_http import OpenAiHttp
 from agentmesh.adapters.sql.store import open_store
 from agentmesh.core.mesh import Mesh
+from agentmesh.core.store import Store
 from agentmesh.engine import Engine, build_engine
 from agentmesh.errors import ServeError
 from agentmesh.http.auth import Guard, check_bind
@@ -113,7 +114,7 @@ async def open_app(
     )
     deployed = mesh.file.models if settings.models else {}
     async with (
-        open_store(settings.store or mesh.file.store, settings.folder, clock=clock) as store,
+        store_of(settings, mesh, clock) as store,
         ModelChild(
             settings.folder, deployed, keep_models=settings.keep_models, grace=settings.child_grace,
             ray_address=settings.ray_address, clock=clock,
@@ -135,6 +136,16 @@ async def open_app(
             # The edges and the scheduler have nothing to lose; steps in flight get their moment while `work` is left.
             engine.worker.stop()
             tasks.cancel_scope.cancel()
+
+
+def store_of(settings: Settings, mesh: Mesh, clock: Callable[[], float] = time.time) -> Store:
+    """The mesh's store, not opened yet; with `settings.crash_at` one that kills this process at that boundary."""
+    store: Store = open_store(settings.store or mesh.file.store, settings.folder, clock=clock)
+    if settings.crash_at is None:
+        return store
+    from agentmesh.adapters.crash import crashing
+
+    return crashing(store, settings.crash_at)
 
 
 async def _import(name: str) -> ModuleType:

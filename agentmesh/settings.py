@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agentmesh.errors import ServeError
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -26,6 +28,17 @@ class Lease:
 
     seconds: float = 30.0
     heartbeat: float = 10.0
+
+    @classmethod
+    def of(cls, text: str) -> Lease:
+        """From `AGENTMESH_LEASE`, seconds; three heartbeats fit in. ServeError when it is no number from 1 to 3600."""
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = 0.0
+        if not 1 <= seconds <= 3600:
+            raise ServeError(f"AGENTMESH_LEASE={text!r} is no lease; give seconds from 1 to 3600, such as 30")
+        return cls(seconds, seconds / 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,8 @@ class Settings:
     """How long the models' child lives without a server."""
     ray_address: str | None = None
     """An existing Ray cluster to join (`AGENTMESH_RAY_ADDRESS`); None: start a local one."""
+    crash_at: str | None = None
+    """Where in the journal this process kills itself (`AGENTMESH_CRASH_AT`; see adapters.crash). For tests of what remains."""
     log_level: str = "info"
     limits: Limits = Limits()
     lease: Lease = Lease()
@@ -78,6 +93,10 @@ def read_settings(folder: Path, environ: Mapping[str, str] = os.environ, **given
         values["store"] = store
     if address := environ.get("AGENTMESH_RAY_ADDRESS"):
         values["ray_address"] = address
+    if crash_at := environ.get("AGENTMESH_CRASH_AT"):
+        values["crash_at"] = crash_at
+    if lease := environ.get("AGENTMESH_LEASE"):
+        values["lease"] = Lease.of(lease)
     if level := environ.get("AGENTMESH_LOG"):
         values["log_level"] = level
     values.update({k: v for k, v in given.items() if v is not None})
