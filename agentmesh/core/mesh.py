@@ -15,7 +15,7 @@ from agentmesh.core.agent import Skill
 from agentmesh.core.model import Model
 from agentmesh.core.policy import PolicyFile
 from agentmesh.core.tool import ServerFile, Tool, ToolSpec
-from agentmesh.core.workflow import NAME, LlmSpec, Workflow
+from agentmesh.core.workflow import NAME, Duration, LlmSpec, Workflow
 
 
 class Peer(BaseModel):
@@ -45,6 +45,8 @@ class MeshFile(BaseModel):
     agents: dict[str, Peer] = {}
     a2a: A2aSettings = A2aSettings()
     databases: dict[str, str] = {}
+    retention: Duration | None = None
+    """How long runs are kept after their end; None: until somebody prunes them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from agentmesh.engine.bus import Bus
 from agentmesh.engine.definitions import Definitions
 from agentmesh.engine.functions import resolve_function
 from agentmesh.engine.guard import Guard
+from agentmesh.engine.history import History
 from agentmesh.engine.models import Models
 from agentmesh.engine.runs import Runs
 from agentmesh.engine.scheduler import Scheduler
@@ -32,7 +33,7 @@ from agentmesh.engine.tools import Tools
 from agentmesh.engine.worker import Worker
 
 __all__ = [
-    "Agents", "Engine", "Models", "Runs", "Scheduler", "Tools", "Worker", "build_engine",
+    "Agents", "Engine", "History", "Models", "Runs", "Scheduler", "Tools", "Worker", "build_engine",
 ]  # fmt: skip
 
 
@@ -49,6 +50,7 @@ class Engine:
     worker: Worker
     """`await tg.start(engine.worker.run)`: nothing runs, and no watcher hears anything, before."""
     scheduler: Scheduler
+    history: History
     clock: Callable[[], float]
     random: random_.Random
 
@@ -95,4 +97,5 @@ def build_engine(
         at_once={name: workflow.concurrency for name, workflow in mesh.workflows.items() if workflow.concurrency is not None},
     )  # fmt: skip
     scheduler = Scheduler(mesh, store, runs, bus, clock=clock, sleep=sleep)
-    return Engine(mesh, store, tools, agents, models, runs, worker, scheduler, clock, random)
+    history = History(mesh, store, runs, definitions, models, guard, bus, clock=clock)
+    return Engine(mesh, store, tools, agents, models, runs, worker, scheduler, history, clock, random)
