@@ -105,7 +105,7 @@ class Server:
         self.ask(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
 
     def cpu_seconds(self) -> float:
-        """What the postmaster and its living children have used so far."""
+        """What the postmaster and its children, living and gone, have used so far."""
         ticks = os.sysconf("SC_CLK_TCK")
         pids = [self._process.pid, *_children(self._process.pid)]
         total = 0
@@ -115,6 +115,8 @@ class Server:
             except OSError:
                 continue
             total += int(fields[11]) + int(fields[12])
+            if pid == self._process.pid:
+                total += int(fields[13]) + int(fields[14])
         return total / ticks
 
     def wait(self, log: Path) -> None:

@@ -1,4 +1,6 @@
-"""DBOS's driver: async workflows of async steps, called directly, which is DBOS's shortest way.
+"""DBOS's driver: async workflows of async steps, started by `start_workflow_async` and awaited by their handle's `get_result`.
+
+Calling them directly is no faster: about the same in WAL mode and slower without.
 
 Its promise: each step's output is committed before the workflow goes on (`operation_outputs`); the workflow's begin and end are
 commits too.
@@ -46,7 +48,8 @@ async def opened(asked: argparse.Namespace) -> AsyncIterator[timing.System]:
     DBOS.launch()
 
     async def checked(start: Any, n: int) -> None:
-        if await start(n) != {"n": n}:
+        handle = await DBOS.start_workflow_async(start, n)
+        if await handle.get_result() != {"n": n}:
             raise SystemExit("a workflow did not complete")
 
     try:
