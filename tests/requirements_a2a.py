@@ -3,6 +3,7 @@
 ENTRIES = {
     "A2A-1.0.1 3.1.1#send-message": "SendMessage starts a task; the task is durable before the answer.",
     "A2A-1.0.1 3.1.1#terminal": "A message to a task that has ended is UnsupportedOperationError.",
+    "A2A-1.0.1 3.4.3#input-required": "A task that asks is input-required, says what, and goes on with the next message to it.",
     "A2A-1.0.1 3.1.2#stream": "A stream is the Task, its updates and artifact, and closes after the last state.",
     "A2A-1.0.1 3.1.3#get-task": "GetTask gives the same task over every binding.",
     "A2A-1.0.1 3.1.4#list-tasks": "ListTasks pages, filters, and refuses what it does not know.",

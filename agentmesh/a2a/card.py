@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agentmesh import __version__
-from agentmesh.a2a.convert import EXTENSION, JSON_TYPE, TEXT
+from agentmesh.a2a.convert import ANSWER_EXTENSION, EXTENSION, JSON_TYPE, SIGNAL_EXTENSION, TEXT
 from agentmesh.core.agent import Skill
 from agentmesh.core.json_text import write_json
 from agentmesh.core.mesh import Mesh
@@ -23,6 +23,12 @@ PATH = "/.well-known/agent-card.json"
 CACHE = "private, max-age=60"
 """What an agent offers changes only with a restart; the ETag makes asking again cheap (A2A 1.0.1 section 8.6)."""
 PROTOCOL = "1.0"
+EXTENSIONS = {
+    EXTENSION: f"metadata[{EXTENSION!r}], or metadata['skill'], names the skill a message is for.",
+    ANSWER_EXTENSION: f"metadata[{ANSWER_EXTENSION!r}] of a message to a task: {{question, digest}} of what it answers.",
+    SIGNAL_EXTENSION: f"metadata[{SIGNAL_EXTENSION!r}] of a message to a task: {{name, value, key}}, a signal to it.",
+}
+"""None is required."""
 
 
 def build_card(mesh: Mesh, skills: Sequence[Skill], base_url: str) -> pb.AgentCard:
@@ -31,16 +37,14 @@ def build_card(mesh: Mesh, skills: Sequence[Skill], base_url: str) -> pb.AgentCa
         pb.AgentInterface(url=f"{base_url}/a2a", protocol_binding=binding, protocol_version=PROTOCOL)
         for binding in ("JSONRPC", "HTTP+JSON")
     ]
-    extension = pb.AgentExtension(
-        uri=EXTENSION, description=f"metadata[{EXTENSION!r}], or metadata['skill'], names the skill a message is for."
-    )
+    extensions = [pb.AgentExtension(uri=uri, description=description) for uri, description in EXTENSIONS.items()]
     return pb.AgentCard(
         name=mesh.name,
         description=mesh.file.description or f"The {mesh.name} mesh of AgentMesh.",
         version=__version__,
         supported_interfaces=interfaces,
         capabilities=pb.AgentCapabilities(
-            streaming=True, push_notifications=False, extended_agent_card=False, extensions=[extension]
+            streaming=True, push_notifications=False, extended_agent_card=False, extensions=extensions
         ),
         default_input_modes=[TEXT, JSON_TYPE],
         default_output_modes=[TEXT, JSON_TYPE],

@@ -28,7 +28,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from agentmesh.core.agent import Message, Part
 from agentmesh.core.json_text import MAX_EXACT, write_json
+from agentmesh.core.question import Question, questions
 from agentmesh.core.run import JSON, Run, RunState, StepState
+from agentmesh.engine.replies import hint
 from agentmesh.errors import (
     CallerError,
     Conflict,
@@ -37,6 +39,7 @@ from agentmesh.errors import (
     NotBuilt,
     NotFound,
     PolicyDenied,
+    StoreError,
     TooLarge,
 )
 
@@ -44,6 +47,10 @@ log = logging.getLogger(__name__)
 
 EXTENSION = "urn:agentmesh:a2a:skill:1"
 """URI of the extension by which a message names its skill: its key in `metadata`. The bare key `skill` is read too."""
+ANSWER_EXTENSION = "urn:agentmesh:a2a:answer:1"
+"""URI of the extension by which a message to a task names the question it answers, {question, digest}."""
+SIGNAL_EXTENSION = "urn:agentmesh:a2a:signal:1"
+"""URI of the extension by which a message to a task is a signal, {name, value, key}."""
 ARTIFACT = "output"
 """artifactId of a task's one artifact."""
 MESSAGE = 2000
@@ -71,6 +78,15 @@ class PermissionDeniedError(A2AError):
     message = "Permission denied"
 
 
+class UnavailableError(A2AError):
+    """The mesh cannot serve anybody now; its store fails, for one. A2A names no error for it; HTTP and gRPC do."""
+
+    message = "Unavailable"
+
+
+A2A_ERROR_MAPPING[UnavailableError] = ErrorMapping(503, "UNAVAILABLE", "UNAVAILABLE")
+JSON_RPC_ERROR_CODE_MAP[UnavailableError] = -32050
+EXCEPTION_MAP[UnavailableError] = JSONRPCError
 A2A_ERROR_MAPPING[PermissionDeniedError] = ErrorMapping(403, "PERMISSION_DENIED", "PERMISSION_DENIED")
 JSON_RPC_ERROR_CODE_MAP[PermissionDeniedError] = -32000
 EXCEPTION_MAP[PermissionDeniedError] = JSONRPCError
@@ -100,6 +116,9 @@ def to_a2a_error(error: Exception, *, task: bool = False) -> A2AError:
         kind = TASK_ERRORS.get(type(error)) if task else None
         kind = kind or next(wire for ours, wire in ERRORS if isinstance(error, ours))
         return kind(message=cut(error.message), data={"code": error.code, **_strings(error.data)})
+    if isinstance(error, StoreError):
+        log.warning("answered that the mesh is unavailable: %s", error.message)
+        return UnavailableError(message=f"{cut(error.message)}; try again in a moment", data={"code": error.code})
     incident = str(uuid.uuid4())
     log.error("A2A request failed, id %s", incident, exc_info=error)
     said = error.message if isinstance(error, MeshError) else "the server failed at this"
@@ -133,9 +152,31 @@ def to_status(run: Run, line: str | None = None, ident: str | None = None) -> pb
             role=pb.ROLE_AGENT,
             task_id=run.id,
             context_id=context_of(run),
-            parts=[pb.Part(text=line or say(run), media_type=TEXT)],
+            parts=_parts(run, line),
         ),
     )
+
+
+def _parts(run: Run, line: str | None) -> list[pb.Part]:
+    """The status in words; of a task that waits for its client, what it asks, as text and as data."""
+    asked = questions(run) if run.state is RunState.INPUT_REQUIRED else []
+    if not asked:
+        return [pb.Part(text=line or say(run), media_type=TEXT)]
+    parts = [pb.Part(text="\n\n".join(_words(question) for question in asked), media_type=TEXT)]
+    for question in asked:
+        data = {name: value for name, value in question.to_json().items() if name != "run"}
+        try:
+            parts.append(pb.Part(data=ParseDict(_doubles({"question": data}), Value()), media_type=JSON_TYPE))
+        except (ParseError, RecursionError):
+            log.warning("a question that shows what is nested deeper than protobuf reads goes out as text only")
+    return parts
+
+
+def _words(question: Question) -> str:
+    """A question with what it shows and how it is answered."""
+    show = question.show
+    shown = "" if show is None else f"\n{show if isinstance(show, str) else write_json(show).decode()}"
+    return f"{question.ask}{cut(shown)}\n({question.id}: {hint(question)})"
 
 
 def say(run: Run) -> str:
@@ -236,6 +277,32 @@ def skill_of(sources: Iterable[Mapping[str, Any]]) -> str | None:
             if named is not None:
                 raise InvalidParamsError(f"metadata[{key!r}] must be the id of a skill as a string")
     return None
+
+
+def answer_of(metadata: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """(question, digest) that a message names."""
+    named = metadata.get(ANSWER_EXTENSION, {})
+    if not isinstance(named, Mapping) or not all(isinstance(named.get(k, ""), str) for k in ("question", "digest")):
+        raise InvalidParamsError(
+            f"metadata[{ANSWER_EXTENSION!r}] must be an object with the strings question and digest"
+        )
+    return named.get("question"), named.get("digest")
+
+
+def signal_of(metadata: Mapping[str, Any]) -> tuple[str, JSON, str | None] | None:
+    """(name, value, key) of the signal that a message is; None when it is none."""
+    if SIGNAL_EXTENSION not in metadata:
+        return None
+    given = metadata[SIGNAL_EXTENSION]
+    name = given.get("name") if isinstance(given, Mapping) else None
+    key = given.get("key") if isinstance(given, Mapping) else None
+    if not isinstance(name, str) or not name or not isinstance(key, str | None) or len(key or "") > CONTEXT:
+        raise InvalidParamsError(
+            f"metadata[{SIGNAL_EXTENSION!r}] must be an object with a name, and with a value and a key if need be"
+        )
+    if "\0" in name + (key or ""):
+        raise InvalidParamsError(f"metadata[{SIGNAL_EXTENSION!r}] holds a NUL; leave it out")
+    return name, given.get("value"), key
 
 
 def to_timestamp(seconds: float) -> Timestamp:

@@ -31,7 +31,8 @@ from starlette.requests import Request
 
 from agentmesh.a2a import convert
 from agentmesh.core.policy import Principal
-from agentmesh.core.run import Run, RunEvent, RunState, new_run_id
+from agentmesh.core.question import questions
+from agentmesh.core.run import FROM_OUTSIDE, Run, RunEvent, RunState, new_run_id
 from agentmesh.core.store import RunFilter
 from agentmesh.engine import Engine
 from agentmesh.errors import InvalidInput
@@ -115,9 +116,9 @@ class Handler(RequestHandler):
     @_answers()
     async def on_message_send(self, params: pb.SendMessageRequest, context: ServerCallContext) -> pb.Task:
         """SendMessage: blocks until the task ends or waits for the client, unless `returnImmediately`."""
-        run = await self._send(params, context)
+        run, goes_on = await self._send(params, context)
         if not params.configuration.return_immediately:
-            async with aclosing(self._follow(context, run)) as events:
+            async with aclosing(self._follow(context, run, goes_on=goes_on)) as events:
                 async for event in events:
                     run = event.run
         return convert.to_task(
@@ -131,10 +132,10 @@ class Handler(RequestHandler):
         self, params: pb.SendMessageRequest, context: ServerCallContext
     ) -> AsyncGenerator[Event]:
         """SendStreamingMessage: the Task, its updates, its artifact, its last status."""
-        run = await self._send(params, context)
+        run, goes_on = await self._send(params, context)
         accepted = params.configuration.accepted_output_modes
         yield convert.to_task(run, history_length=_history_length(params.configuration), accepted=accepted)
-        async with aclosing(self._updates(context, run, accepted)) as events:
+        async with aclosing(self._updates(context, run, accepted, goes_on=goes_on)) as events:
             async for event in events:
                 yield event
 
@@ -221,8 +222,11 @@ class Handler(RequestHandler):
     ) -> pb.AgentCard:
         raise UnsupportedOperationError("this agent has no extended card; the one at the well-known path is all")
 
-    async def _send(self, params: pb.SendMessageRequest, context: ServerCallContext) -> Run:
-        """Starts the run of a message; it is durable when this returns."""
+    async def _send(self, params: pb.SendMessageRequest, context: ServerCallContext) -> tuple[Run, bool]:
+        """Starts the run of a message, or gives it to the run it names; it is durable when this returns.
+
+        Whether the run goes on from here though it stands at a question: the message has answered it.
+        """
         configuration, wire = params.configuration, params.message
         _history_length(configuration)
         if configuration.HasField("task_push_notification_config"):
@@ -233,40 +237,58 @@ class Handler(RequestHandler):
             raise ContentTypeNotSupportedError(f"none of acceptedOutputModes is offered; this agent answers {offered}")
         principal = _principal(context)
         if wire.task_id:
-            await self._refuse_follow_up(principal, wire)
+            return await self._follow_up(principal, wire), True
         ident = new_run_id(self._engine.clock(), self._engine.random.randbytes(10))
         message = convert.from_message(wire, ident)
         skill = convert.skill_of((message.metadata, MessageToDict(params.metadata)))
-        return await self._engine.agents.send_message(principal, message, skill=skill)
+        return await self._engine.agents.send_message(principal, message, skill=skill), False
 
-    async def _refuse_follow_up(self, principal: Principal, wire: pb.Message) -> NoReturn:
-        """No task of this release takes a second message; says why this one does not."""
+    async def _follow_up(self, principal: Principal, wire: pb.Message) -> Run:
+        """A message to a task: a signal, or the answer to what it asks; refused when it does neither."""
+        agents = self._engine.agents
         try:
-            run = await self._engine.agents.get_task(principal, wire.task_id)
+            run = await agents.get_task(principal, wire.task_id)
         except Exception as error:
             raise convert.to_a2a_error(error, task=True) from None
         if wire.context_id and wire.context_id != convert.context_of(run):
             raise InvalidParamsError(f"task {run.id} belongs to another context; leave contextId out, or name its own")
-        state = f"is {run.state.value}" if run.state.terminal else "takes no messages while it works"
-        raise UnsupportedOperationError(f"task {run.id} {state}; send the message without taskId to start a new task")
+        if run.state.terminal:
+            raise UnsupportedOperationError(
+                f"task {run.id} is {run.state.value}; send the message without taskId to start a new task"
+            )
+        message = convert.from_message(wire, convert.context_of(run))
+        if signal := convert.signal_of(message.metadata):
+            name, value, key = signal
+            return await agents.signal(principal, run.id, name, value, key=key)
+        question, digest = convert.answer_of(message.metadata)
+        if question is None and not questions(run):
+            raise UnsupportedOperationError(
+                f"task {run.id} asks nothing now: it takes no messages while it works; "
+                "send the message without taskId to start a new task"
+            )
+        return await agents.follow_up(principal, run.id, message.parts, question=question, digest=digest)
 
-    async def _follow(self, context: ServerCallContext, run: Run) -> AsyncGenerator[RunEvent]:
-        """What happens to a run after `run`, until it ends or waits for the client."""
-        if _settled(run):
+    async def _follow(self, context: ServerCallContext, run: Run, *, goes_on: bool = False) -> AsyncGenerator[RunEvent]:
+        """What happens to a run after `run`, until it ends or waits for the client.
+
+        `goes_on`: not to stop because `run` itself waits, but when it waits again.
+        """
+        if _settled(run) and not (goes_on and run.state is RunState.INPUT_REQUIRED):
             return
         watch = self._engine.runs.watch(_principal(context), run.id, after=run.seq)
         async with aclosing(watch) as events:  # type: ignore[type-var]
             async for event in events:
                 yield event
-                if _settled(event.run):
+                goes_on = goes_on and (event.entry is None or event.entry.kind in FROM_OUTSIDE)
+                if _settled(event.run) and not (goes_on and event.run.state is RunState.INPUT_REQUIRED):
                     return
 
     async def _updates(
-        self, context: ServerCallContext, run: Run, accepted: Any = ()
+        self, context: ServerCallContext, run: Run, accepted: Any = (), *, goes_on: bool = False
     ) -> AsyncGenerator[pb.TaskStatusUpdateEvent | pb.TaskArtifactUpdateEvent]:
         """The same as A2A's events. Two clients that look at one run see the same events in the same order."""
         task, context_id = run.id, convert.context_of(run)
-        async with aclosing(self._follow(context, run)) as events:
+        async with aclosing(self._follow(context, run, goes_on=goes_on)) as events:
             async for event in events:
                 now = event.run
                 if now.state is RunState.COMPLETED:

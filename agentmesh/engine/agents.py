@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 import anyio
 
-from agentmesh.core.agent import Message, Skill
+from agentmesh.core.agent import Message, Part, Skill
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.policy import Action, Principal
+from agentmesh.core.question import questions
 from agentmesh.core.run import JSON, Run
 from agentmesh.engine.definitions import Definitions
 from agentmesh.engine.guard import Guard
+from agentmesh.engine.replies import Reply, reply_of
 from agentmesh.engine.runs import Runs
 from agentmesh.errors import InvalidInput, NotFound
 
@@ -61,6 +63,27 @@ class Agents:
             message=message.to_json(),
         )
         return run
+
+    async def follow_up(
+        self, principal: Principal, run_id: str, parts: Sequence[Part], *,
+        question: str | None = None, digest: str | None = None,
+    ) -> Run:  # fmt: skip
+        """Takes a message to a task for the answer to what it asks. `question`: None is the only open one.
+
+        InvalidInput for a message that is no answer; NotFound, Conflict, PolicyDenied as `Runs.answer` says.
+        """
+        run = await self._runs.get(principal, run_id)
+        asked = [one for one in questions(run) if question is None or one.id == question]
+        reply = reply_of(parts, asked[0]) if len(asked) == 1 else Reply(yes=True)  # else `answer` says what is wrong
+        return await self._runs.answer(
+            principal, run_id, question=question, yes=reply.yes, value=reply.value, digest=digest
+        )
+
+    async def signal(
+        self, principal: Principal, run_id: str, name: str, value: JSON = None, *, key: str | None = None
+    ) -> Run:
+        """See Runs.signal."""
+        return await self._runs.signal(principal, run_id, name, value, key=key)
 
     async def get_task(self, principal: Principal, run_id: str) -> Run:
         return await self._runs.get(principal, run_id)

@@ -123,16 +123,17 @@ def waiting_routes(app: FastAPI, engine: Engine) -> None:
 
 def moment(given: float | str, name: str) -> float:
     """Unix seconds of a moment; InvalidInput for a text without a zone, and for what is none."""
-    if isinstance(given, str):
-        try:
-            at = datetime.fromisoformat(given.strip())
-            if at.tzinfo is None:
-                raise InvalidInput(f"`{name}` needs a zone: write {given.strip()}Z for UTC, or an offset as in +01:00")
-            given = at.timestamp()
-        except (ValueError, OverflowError):
-            raise InvalidInput(
-                f"`{name}` is no moment: {given[:80]!r}; write 2026-11-22T10:00:00Z, or Unix seconds"
-            ) from None
-    if not math.isfinite(given):
-        raise InvalidInput(f"`{name}` is no moment")
-    return float(given)
+    if not isinstance(given, str):
+        if not math.isfinite(given):
+            raise InvalidInput(f"`{name}` is no moment")
+        return float(given)
+    text = given.strip()
+    try:
+        at = datetime.fromisoformat(text)
+        if at.tzinfo is not None:
+            return at.timestamp()
+    except (ValueError, OverflowError):
+        raise InvalidInput(
+            f"`{name}` is no moment: {text[:80]!r}; write 2026-11-22T10:00:00Z, or Unix seconds"
+        ) from None
+    raise InvalidInput(f"`{name}` needs a zone: write {text}Z for UTC, or an offset as in +01:00")

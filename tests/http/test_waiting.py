@@ -16,6 +16,7 @@ from agentmesh.core.policy import PolicyFile
 from agentmesh.core.run import Kind
 from agentmesh.engine import Engine
 from agentmesh.errors import StoreError
+from agentmesh.http.auth import Guard
 from tests.a2a.conftest import Late, Serving, build, serving_mesh
 from tests.engine.meshes import LOCAL, Clock, journal, mesh, serving, workflow
 from tests.http.serving import served
@@ -320,9 +321,7 @@ async def on_failing_store() -> AsyncIterator[tuple[Failing, Engine, httpx.Async
     store = Failing(clock=Clock())
     async with serving(waiting_mesh(), store=store) as engine:
         edge = Late()
-        async with served(edge) as url, httpx.AsyncClient(base_url=url, timeout=10) as client:  # type: ignore[arg-type]
-            from agentmesh.http.auth import Guard
-
+        async with served(edge) as url, httpx.AsyncClient(base_url=url, timeout=10) as client:
             edge.app = Guard(build(engine, url))
             yield store, engine, client
 
