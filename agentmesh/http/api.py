@@ -36,6 +36,7 @@ from agentmesh.core.tool import ToolCall
 from agentmesh.engine import Engine
 from agentmesh.errors import InvalidInput, NotFound, PolicyDenied
 from agentmesh.http import shapes
+from agentmesh.http.api_history import history_routes
 from agentmesh.http.api_waiting import waiting_routes
 from agentmesh.http.asker import Asker, answer, ok
 from agentmesh.http.events import HEARTBEAT, SEND_TIMEOUT, run_events
@@ -112,6 +113,7 @@ def build_api(
     _tool_routes(app, engine)
     _agent_routes(app, engine)
     waiting_routes(app, engine)
+    history_routes(app, engine)
 
     if shutdown is not None and token:
         stop = shutdown
