@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
+from agentmesh.core.acting import ActingCheck
 from agentmesh.core.checker import NOT_BUILT, Checker, Function, World
 from agentmesh.core.cycle import endless
 from agentmesh.core.document import Document, Path
@@ -68,6 +69,7 @@ def check(
         TriggerChecker(world, workflow, webhooks).check(workflow.value)
         flow = FlowChecker(world, workflow)
         flow.check()
+        ActingCheck(flow).check()
     for policy in project.policies:
         PolicyChecker(world, policy).check(policy.value)
     sources: list[Source[Any]] = [*project.servers, *project.workflows, *project.policies]
@@ -138,6 +140,8 @@ class _MeshChecker(Checker):
     """agentmesh.yaml."""
 
     def check(self, file: MeshFile, find_weights: Callable[[str], str | None]) -> None:
+        if file.retention is not None:
+            self.duration(("retention",))
         if file.agents:
             self.fault(
                 ("agents",),

@@ -134,7 +134,8 @@ class FlowChecker(AroundChecker):
             output = check(step, path, scope, given)
         if self.damaged(path):
             output = DYN
-        self.scopes[path], self.outputs[path] = scope, output
+        if verb is not None:
+            self.scopes[path], self.outputs[path] = scope, output
         asks = step.llm is not None
         self.validators(path, step.validate_, scope.names, output, scope.facts, asks_model=asks)
         self.on_invalid(path, step.on_invalid, scope.names, output, scope.facts, asks_model=asks)

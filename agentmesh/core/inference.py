@@ -90,9 +90,9 @@ def kinds(schema: Any) -> frozenset[str]:
         found &= {_kind_of(schema["const"])}
     for union in ("anyOf", "oneOf"):
         if isinstance(schema.get(union), list):
-            found &= frozenset().union(*(kinds(_within(schema, part)) for part in schema[union]))
+            found &= frozenset().union(*(kinds(within(schema, part)) for part in schema[union]))
     for part in schema.get("allOf", ()):
-        found &= kinds(_within(schema, part))
+        found &= kinds(within(schema, part))
     if found == _KINDS and any(k in schema for k in ("properties", "required", "patternProperties")):
         return frozenset({"object"})
     return found
@@ -110,11 +110,11 @@ def resolve(schema: JsonSchema) -> JsonSchema:
         target = schema.get(parts[0], {}).get(parts[1])
         if not isinstance(target, Mapping):
             return DYN
-        schema = _within(schema, target)
+        schema = within(schema, target)
     return DYN
 
 
-def _within(parent: JsonSchema, child: Any) -> Any:
+def within(parent: JsonSchema, child: Any) -> Any:
     """A part of a schema, still knowing the definitions of the whole."""
     if not isinstance(child, Mapping):
         return child
@@ -144,7 +144,7 @@ def describe(schema: JsonSchema) -> str:
     return " or ".join(_WORDS[k] for k in _WORDS if k in found) or "nothing"
 
 
-def _branches(schema: JsonSchema) -> list[JsonSchema]:
+def branches(schema: JsonSchema) -> list[JsonSchema]:
     """The alternatives of a schema, each without `anyOf`, `oneOf` or `$ref` at its top."""
     schema = resolve(schema)
     for word in ("anyOf", "oneOf"):
@@ -154,12 +154,12 @@ def _branches(schema: JsonSchema) -> list[JsonSchema]:
                 b
                 for part in schema[word]
                 if isinstance(part, Mapping)
-                for b in _branches({**rest, **_within(schema, part)})
+                for b in branches({**rest, **within(schema, part)})
             ]
     if isinstance(schema.get("allOf"), list):
         merged: dict[str, Any] = {k: v for k, v in schema.items() if k != "allOf"}
         for part in schema["allOf"]:
-            for inner in _branches(_within(schema, part))[:1] if isinstance(part, Mapping) else ():
+            for inner in branches(within(schema, part))[:1] if isinstance(part, Mapping) else ():
                 properties = {**merged.get("properties", {}), **inner.get("properties", {})}
                 merged = {**inner, **merged, **({"properties": properties} if properties else {})}
         return [merged]
@@ -169,31 +169,31 @@ def _branches(schema: JsonSchema) -> list[JsonSchema]:
 def field(schema: JsonSchema, name: str) -> JsonSchema | None:
     """Type of an object's field; None when it cannot have one."""
     found: list[JsonSchema] = []
-    for branch in _branches(schema):
+    for branch in branches(schema):
         if "object" not in kinds(branch):
             continue
         properties = branch.get("properties", {})
         more = branch.get("additionalProperties")
         if name in properties:
-            inner = _within(branch, properties[name])
+            inner = within(branch, properties[name])
             found.append(inner if isinstance(inner, Mapping) else DYN)
         elif (more is None and not properties) or "patternProperties" in branch or more is True:
             found.append(DYN)
         elif isinstance(more, Mapping):
-            found.append(_within(branch, more))
+            found.append(within(branch, more))
     return union(found) if found else None
 
 
 def fields(schema: JsonSchema) -> list[str]:
-    return [name for branch in _branches(schema) for name in branch.get("properties", {})]
+    return [name for branch in branches(schema) for name in branch.get("properties", {})]
 
 
 def items(schema: JsonSchema) -> JsonSchema:
     """Type of a list's items."""
     found = []
-    for branch in _branches(schema):
+    for branch in branches(schema):
         if "array" in kinds(branch):
-            inner = _within(branch, branch.get("items", DYN))
+            inner = within(branch, branch.get("items", DYN))
             found.append(inner if isinstance(inner, Mapping) else DYN)
     return union(found) if found else DYN
 
@@ -388,7 +388,7 @@ class _Inference:
         inner[loop.accu_var] = {k: v for k, v in started.items() if k != "const"}
         step = self.visit(loop.loop_step, inner, facts)
         if cel.builds_list(node):
-            return {"type": "array", "items": union(items(branch) for branch in _branches(step))}
+            return {"type": "array", "items": union(items(branch) for branch in branches(step))}
         return self.visit(loop.result, inner, facts)
 
     def call(self, node: Expr, names: dict[str, JsonSchema], facts: Facts) -> JsonSchema:

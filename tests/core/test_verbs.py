@@ -263,7 +263,7 @@ WRONG = [
     (f"- {{id: a, {ASK}, validate: [{{tool: {{name: desk.classify}}}}]}}", "needs 'text'"),
     (f"- {{id: a, {ASK}, validate: [{{tool: {{name: desk.classify, with: {{text: x}}}}}}]}}", "answers no `ok`"),
     (f"- {{id: a, {ASK}, validate: [{{tool: {{name: desk.classify, with: {{text: x}}, passes: result.quue}}}}]}}", "did you mean 'queue'?"),
-    (f"- {{id: a, {ASK}, validate: [{{tool: {{name: desk.classify, with: {{text: x}}, passes: result.queue}}}}]}}", "must be true or false"),
+    (f"- {{id: a, {ASK}, validate: [{{tool: {{name: desk.classify, with: {{text: x}}, passes: result.queue}}}}]}}", "must be true"),
     (f"- {{id: a, {ASK}, validate: [{{judge: {{rubric: x, model: bg}}}}]}}", "unknown model 'bg'; did you mean 'big'?"),
     (f"- {{id: a, {ASK}, validate: [{{judge: {{rubric: x, path: output.txt}}}}]}}", "did you mean 'text'?"),
     (f"- {{id: a, {ASK}, validate: [{{judge: {{rubric: x, path: input.text}}}}]}}", "is no part of the output"),
@@ -339,8 +339,10 @@ def test_the_head_of_a_workflow_is_checked(tmp_path: Path, head: str, says: str)
 
 def test_a_head_that_is_right_loads(tmp_path: Path) -> None:
     """A webhook by token and key, a limit, and a workflow that mourns a failed run."""
-    head = "concurrency: 3\non_failure: mourn\non: {webhook: {path: x, token: '${{ secrets.K }}', key: '${{ secrets.K }}', id_header: X-Id}}\n"
-    mourn = "name: mourn\ninput: {type: object, properties: {run: {type: string}, workflow: {type: string}, error: {type: object}, input: {}}}\n"
+    hook = "{path: x, token: '${{ secrets.K }}', key: '${{ secrets.K }}', id_header: X-Id}"
+    head = f"concurrency: 3\non_failure: mourn\non: {{webhook: {hook}}}\n"
+    taken = "{run: {type: string}, workflow: {type: string}, error: {type: object}, input: {}}"
+    mourn = f"name: mourn\ninput: {{type: object, properties: {taken}}}\n"
     files = {"workflows/mourn.yaml": mourn + "steps: [{id: a, set: 1}]\n", **flow("- {id: a, set: 1}", head=head)}
     assert faults(tmp_path, files, {"K": "k"}) == []
 
