@@ -7,6 +7,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+import anyio.lowlevel
+
 from agentmesh.core.model import ChatChunk, ChatRequest, ModelState, ModelStatus, Progress, ToolUse, Usage
 from agentmesh.errors import ModelUnavailable
 
@@ -36,6 +38,7 @@ class ScriptedModel:
 
     async def chat(self, request: ChatRequest, progress: Progress | None = None) -> AsyncIterator[ChatChunk]:
         self.requests.append(request)
+        await anyio.lowlevel.checkpoint()  # an answer never comes without waiting
         while self._loading:
             line = self._loading.pop(0)
             if progress is not None:

@@ -72,6 +72,7 @@ class Attempt:
         """One question to a model, as the run's owner, within the run's budget. PolicyDenied, BudgetExceeded, errors of Models.ask."""
         run.authorize(Action("models.chat", f"model:{request.model}"))
         with self.budget.reserve(request.max_tokens) as reservation:
+            await run.journal.flush()  # what was said before is on its way before the next word is asked for
             answer = await run.bench.models.ask(request, on_progress)
             self.spent += answer.usage
             reservation.spent = answer.usage.tokens

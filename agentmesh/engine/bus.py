@@ -7,7 +7,7 @@ Everything here runs on the event loop's thread.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -15,6 +15,9 @@ from typing import Protocol
 import anyio
 
 from agentmesh.core.run import Run
+
+_BEGUN = 10_000
+"""Runs of this process that are remembered as they were begun."""
 
 
 class Executing(Protocol):
@@ -82,6 +85,7 @@ class Bus:
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._owned: dict[str, Executing] = {}
         self._parents: dict[str, str] = {}
+        self._begun: OrderedDict[str, Run] = OrderedDict()
         self._started = anyio.Event()
         self._listeners: set[Callable[[str], None]] = set()
         self.claimer: Callable[[str, bool, str], Awaitable[None] | None] | None = None
@@ -115,8 +119,19 @@ class Bus:
                 subscription.wake()
             at = self._parents.get(at)
 
+    def begun(self, run: Run) -> None:
+        """This process recorded the run: whoever asks soon need not read the store."""
+        self._begun[run.id] = run
+        if len(self._begun) > _BEGUN:
+            self._begun.popitem(last=False)
+
+    def known(self, run_id: str) -> Run | None:
+        """The run as it was begun in this process, while it has not ended there; None says nothing."""
+        return self._begun.get(run_id)
+
     def ended(self, run: Run) -> None:
         """A run reached its end in this process; its terminal entry is committed."""
+        self._begun.pop(run.id, None)
         for subscription in self._subscriptions.get(run.id, ()):
             subscription.end(run)
         for listener in tuple(self._listeners):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import anyio
 
+from agentmesh.core.model import Usage
 from agentmesh.core.outside import Cluster, Databases, HttpClient
 from agentmesh.core.policy import Action
 from agentmesh.core.question import Answer, waiting_payload
@@ -27,6 +28,7 @@ from agentmesh.engine.identity import principal_of
 from agentmesh.engine.journal import NOTHING, Journal, Recorded, recall
 from agentmesh.engine.limit import Limit
 from agentmesh.engine.models import Models
+from agentmesh.engine.perform import accepted
 from agentmesh.engine.runs import LOOK_AGAIN, Runs
 from agentmesh.engine.tools import Tools
 from agentmesh.engine.waiting import Inbox, Wait, Waits
@@ -55,6 +57,10 @@ class Bench:
     stopping: Callable[[], bool]
     perform: Callable[[Execution, Budget, Step, str, dict[str, JSON], Recorded], Awaitable[JSON]]
     """`engine.perform.perform`; a replay puts what the journal says in its place."""
+    accepted: Callable[[Execution, Budget, Step, str, dict[str, JSON], Recorded, JSON], Awaitable[JSON]] = accepted
+    """The same for the checks of what the walk itself has made."""
+    later: Callable[[Journal], None] | None = None
+    """Has a journal's rows sent when the event loop comes round; None: they are sent at once."""
     http: HttpClient | None = None
     databases: Databases | None = None
     cluster: Cluster | None = None
@@ -69,7 +75,7 @@ class Execution:
         self.run = claim.run
         self.epoch = claim.epoch
         self.principal = principal_of(claim.run)
-        self.journal = Journal(bench.store, claim.run.id, claim.epoch)
+        self.journal = Journal(bench.store, claim.run.id, claim.epoch, bench.later)
         self.definition: Definition
         self.waits = Waits(bench.clock, bench.sleep, self._park)
         self.inbox = Inbox()
@@ -165,7 +171,7 @@ class Execution:
         self._mail = newer
         found = await self.bench.store.get_run(self.run.id)
         if found is not None:
-            self.run = found
+            self.run, self.journal.usage = found, Usage()
         self._scope, self._parking = anyio.CancelScope(), False
         self.waits, self.inbox = Waits(self.bench.clock, self.bench.sleep, self._park), Inbox()
         if self._canceled_by is not None:
@@ -185,9 +191,11 @@ class Execution:
         with anyio.CancelScope(shield=True):
             await self.journal.write(ending, wait=True)
         payload = ending.payload
-        self.bench.bus.ended(
-            replace(self.run, state=state, output=payload.get("output"), error=payload.get("error"), steps={})
-        )
+        head = replace(
+            self.run, state=state, output=payload.get("output"), error=payload.get("error"), steps={},
+            usage=self.run.usage + self.journal.usage,
+        )  # fmt: skip
+        self.bench.bus.ended(head)
 
     async def _forth(self) -> Entry | Mapping[str, JSON]:
         """Walks the run: the terminal entry of one that completed, else why it goes back ({error} or {by})."""
@@ -334,6 +342,10 @@ class Execution:
             raise Declined(f"{answer.by} said no to {ask!r} (step {path})", by=answer.by)
         return answer
 
+    async def undo_step(self, step: Step, path: str, scope: dict[str, JSON], output: JSON) -> bool:
+        """Compensates a step whose output was not accepted; whether that worked. Nothing when it says not how, or it is done already."""
+        return step.compensate is None or await Walk(self).undo_step(step, path, scope, output)
+
     # Children
 
     async def wait_for_child(self, path: str, run_id: str, subscription: Subscription | None) -> Run:
@@ -374,12 +386,16 @@ class Execution:
         return heard.ended if heard.ended is not None else await self.bench.store.get_head(run_id)
 
     async def cancel_children(self, *prefixes: str) -> None:
-        """Cancels the child runs of steps whose path begins so; all when no prefix is given."""
+        """Cancels the child runs of these steps and of those inside them, or of steps whose path begins so; all when no prefix is given."""
         for path, child in list(self._children.items()):
-            if not prefixes or path.startswith(prefixes):
+            if not prefixes or any(_below(path, prefix) for prefix in prefixes):
                 del self._children[path]
                 with anyio.CancelScope(shield=True):
                     await self.bench.runs.request_cancel(child, f"run:{self.run.id}")
+
+
+def _below(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) and (prefix.endswith(("/", "[")) or path[len(prefix) :][:1] in ("", "/", "["))
 
 
 _STATES = {

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentmesh.core.model import Usage
 from agentmesh.core.run import JSON, Entry, Kind, StepState, usage_from_json
 from agentmesh.core.store import Store
 
 UNSET = object()
+COPIED = "copied_from"
+"""Member of the rows that a fork begins with: the run that did the step. What that run did is not this one's to undo."""
 
 
 @dataclass(slots=True)
@@ -34,6 +37,8 @@ class Recorded:
     begun_at: float = 0.0
     """Unix seconds of the first attempt's start, by the store's clock."""
     ended_seq: int = 0
+    copied: bool = False
+    """Another run did it, of which this one is a fork."""
 
 
 _ENDS = {
@@ -68,6 +73,7 @@ def recall(entries: Iterable[Entry]) -> dict[str, Recorded]:
         elif entry.kind in _ENDS:
             recorded.open = False
             recorded.state = _ENDS[entry.kind]
+            recorded.copied = COPIED in entry.payload
             recorded.ended_seq = entry.seq
             recorded.output = entry.payload.get("output")
             recorded.error = entry.payload.get("error")
@@ -77,31 +83,49 @@ def recall(entries: Iterable[Entry]) -> dict[str, Recorded]:
 class Journal:
     """Appends to one run under one epoch.
 
-    Rows may be held back until the next write, so that the end of a step and what follows it are one transaction. Rows held back
-    are facts: `flush` them before waiting for anything long and before giving the run back.
+    Rows are sent when the event loop comes round, so that a step that never waited is one append. Those held back go with the next
+    write, so that the end of a step and what follows it are one transaction. They are facts: `flush` them before waiting for anything
+    long and before giving the run back.
     """
 
-    def __init__(self, store: Store, run_id: str, epoch: int) -> None:
+    def __init__(self, store: Store, run_id: str, epoch: int, later: Callable[[Journal], None] | None = None) -> None:
+        """`later`: has `flush` called soon; None: what is written is sent at once."""
         self._store = store
         self._run_id = run_id
         self._epoch = epoch
+        self._later = later
         self._held: list[Entry] = []
         self._held_puts: dict[tuple[str, str], Any] = {}
+        self.usage = Usage()
+        """What the attempts written here cost."""
+
+    def hold(self, *entries: Entry, put: Mapping[tuple[str, str], Any] | None = None) -> None:
+        """Records entries with the next write."""
+        self._held += entries
+        if put:
+            self._held_puts.update(put)
 
     async def write(
         self, *entries: Entry, wait: bool = False, hold: bool = False, put: Mapping[tuple[str, str], Any] | None = None
     ) -> None:
         """Records entries in order. `wait`: durable when it returns. `hold`: with the next write."""
-        self._held.extend(entries)
+        self._held += entries
         if put:
             self._held_puts.update(put)
-        if not hold:
+        if hold:
+            return
+        if wait or self._later is None:
             await self.flush(wait=wait)
+        else:
+            self._later(self)
 
     async def flush(self, *, wait: bool = False) -> None:
         if not self._held and not self._held_puts and not wait:
             return
         entries, self._held = self._held, []
+        for entry in entries:
+            if entry.kind is Kind.STEP_ATTEMPT:
+                self.usage += usage_from_json(entry.payload.get("usage"))
         puts, self._held_puts = self._held_puts, {}
         await self._store.append(self._run_id, self._epoch, entries, put=puts or None, wait=wait)
 

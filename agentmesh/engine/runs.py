@@ -97,6 +97,7 @@ class Runs:
         run, new = await self._record(asked, definition)
         if new:
             self._definitions.stored(definition)
+            self._bus.begun(run)
         elif not owns(principal, run) or (run.workflow, run.parent) != (asked.workflow, parent) or run.input != input:
             raise Conflict(f"the key {key!r} was used for another run; use a new key, or the same workflow and input")
         return run, new
@@ -230,13 +231,13 @@ class Runs:
         run = await self._owned(principal, run_id)
         open_ = questions(run)
         if question is not None and all(q.id != question for q in open_):
-            self._refuse_unknown(run, question, open_)
+            await self._refuse_unknown(run, question, open_)
         if question is None and len(open_) != 1:
             which = ", ".join(q.id for q in open_)
             raise Conflict(
                 f"run {run_id} asks {len(open_)} questions ({which}); say which one you answer"
                 if open_
-                else f"run {run_id} asks nothing now: it is {run.state.value}"
+                else f"run {run_id} asks nothing now: it is {run.state.value}{await self._answered_last(run_id)}"
             )
         asked = open_[0] if question is None else next(q for q in open_ if q.id == question)
         decision = self._guard.authorize(principal, Action("runs.answer", resource_of(run.workflow)))
@@ -261,7 +262,15 @@ class Runs:
         await self._bus.arrived(run_id)
         return run
 
-    def _refuse_unknown(self, run: Run, question: str, open_: Sequence[Question]) -> None:
+    async def _answered_last(self, run_id: str) -> str:
+        """Who was quicker, for a caller whose answer finds nothing open."""
+        answers = [e for e in await self._store.entries(run_id) if e.kind is Kind.RUN_ANSWERED]
+        return f"; {answers[-1].payload['by']} answered {answers[-1].payload['question']}" if answers else ""
+
+    async def _refuse_unknown(self, run: Run, question: str, open_: Sequence[Question]) -> None:
+        for entry in await self._store.entries(run.id):
+            if entry.kind is Kind.RUN_ANSWERED and entry.payload["question"] == question:
+                raise Conflict(f"question {question} was answered by {entry.payload['by']} already")
         step = run.steps.get(question.partition("#")[0])
         if step is not None and not any(q.path == step.path for q in open_):
             raise Conflict(f"question {question!r} is not open any more: its step is {step.state.value}")
@@ -308,15 +317,13 @@ class Runs:
                         await heard.wait()
 
     async def wait(self, principal: Principal, run_id: str) -> Run:
-        """The run when it has ended."""
+        """The run's head when it has ended; `get` has its steps, too."""
         with self._bus.subscribe(run_id) as subscription:
-            head = await self._store.get_head(run_id)
+            head = self._bus.known(run_id) or await self._store.get_head(run_id)
             if head is None or not owns(principal, head):
                 raise NotFound(f"there is no run {run_id!r}")
             self._guard.authorize(principal, Action("runs.read", resource_of(head.workflow)))
-            if not head.state.terminal:
-                await self.end_of(run_id, subscription)
-            return await self._owned(principal, run_id)
+            return head if head.state.terminal else await self.end_of(run_id, subscription)
 
     async def end_of(self, run_id: str, subscription: Subscription | None = None) -> Run:
         """The head of a run when it has ended.

@@ -17,15 +17,13 @@ import anyio
 
 from agentmesh.core.expression import evaluate, evaluate_bool, render
 from agentmesh.core.run import JSON, Entry, Kind, StepState, Why
-from agentmesh.core.verdict import Outcome
 from agentmesh.core.workflow import COMPENSATE, OnError, Step, Workflow, seconds
-from agentmesh.engine.attempts import GiveUp, Plan
-from agentmesh.engine.budget import Budget
+from agentmesh.engine.budget import Budget, limits_of
 from agentmesh.engine.definitions import steps_of
 from agentmesh.engine.faults import GaveUp, Leaving, StepFailed, error_of
 from agentmesh.engine.journal import NOTHING, UNSET, Recorded, spent
 from agentmesh.engine.steps import VERBS
-from agentmesh.engine.validators import check_output, faults
+from agentmesh.engine.validators import faults
 from agentmesh.errors import Fail, InvalidOutput, MeshError, StepError, StepTimeout, StoreError
 
 if TYPE_CHECKING:
@@ -51,7 +49,7 @@ class Walk:
     def __init__(self, execution: Execution) -> None:
         self._run = execution
         self._recorded = execution.recorded
-        self._budget = Budget(execution.definition.workflow.budget, *spent(execution.entries))
+        self._budget = Budget(limits_of(execution.run, execution.definition.workflow.budget), *spent(execution.entries))
         self._completed: list[tuple[float, Step, str, Scope, JSON]] = []
         """Steps that have a compensation, with when they completed (the journal's seq), their scope and output."""
         self._undoing = False
@@ -96,7 +94,7 @@ class Walk:
             raise _EndOfJournal
         else:
             state, output, error = await self._unrecorded(step, path, scope, recorded)
-        if step.compensate is not None and state is StepState.COMPLETED:
+        if step.compensate is not None and state is StepState.COMPLETED and not recorded.copied:
             order = recorded.ended_seq or 1e18 + len(self._completed)
             self._completed.append((order, step, path, scope, output))
         if state is StepState.FAILED and isinstance(step.on_error, OnError):
@@ -171,11 +169,9 @@ class Walk:
         output, extra = await self._output(verb, step, path, scope, recorded)
         if self._undoing:
             return output, extra
-        verdicts = check_output(step.validate_, output, scope) if step.validate_ else []
-        if any(v.outcome is not Outcome.PASS for v in verdicts):
-            follows = Plan(step, self._run.bench.random).note({"verdicts": [v.to_json() for v in verdicts]})
-            assert isinstance(follows, GiveUp)
-            raise GaveUp(follows.error)
+        if step.validate_:
+            accepted = self._run.bench.accepted
+            output = await accepted(self._run, self._budget, step, path, scope, recorded, output)
         return output, extra
 
     async def _output(

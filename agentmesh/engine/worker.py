@@ -17,6 +17,7 @@ from agentmesh.engine.bus import Bus
 from agentmesh.engine.definitions import Definitions
 from agentmesh.engine.execution import Bench, Execution
 from agentmesh.engine.guard import Guard
+from agentmesh.engine.journal import Journal
 from agentmesh.engine.models import Models
 from agentmesh.engine.perform import perform
 from agentmesh.engine.runs import Runs
@@ -56,12 +57,15 @@ class Worker:
         """Places taken, by runs that no step started."""
         self._full = False
         """Somebody may be waiting in the store for a place."""
+        self._unsent: dict[Journal, None] = {}
+        self._something_unsent = anyio.Event()
         self._stopping = anyio.Event()
         self._idle = anyio.Event()
         self._tasks: TaskGroup
         self._bench = Bench(
             store, definitions, runs, tools, models, guard, bus, random, clock, sleep,
-            adopt=self._adopt, stopping=self._stopping.is_set, perform=perform, http=http, databases=databases, cluster=cluster,
+            adopt=self._adopt, stopping=self._stopping.is_set, perform=perform,
+            later=self._send_later, http=http, databases=databases, cluster=cluster,
             secrets=secrets,
         )  # fmt: skip
 
@@ -70,6 +74,7 @@ class Worker:
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._carry, self._store.changes())
             self._tasks.start_soon(self._say_alive)
+            self._tasks.start_soon(self._send)
             self._bus.claimer = self._place_for
             task_status.started()
             try:
@@ -190,6 +195,20 @@ class Worker:
             if execution is not None and execution.waits.any:
                 with suppress(StoreError):  # whoever executes the run meets it, too
                     await execution.look()
+
+    def _send_later(self, journal: Journal) -> None:
+        self._unsent[journal] = None
+        self._something_unsent.set()
+
+    async def _send(self) -> None:
+        """Sends what journals hold each time the loop comes round. What fails is told by the journal's next write that waits."""
+        while True:
+            await self._something_unsent.wait()
+            self._something_unsent = anyio.Event()
+            unsent, self._unsent = self._unsent, {}
+            for journal in unsent:
+                with suppress(StoreError):
+                    await journal.flush()
 
     async def _say_alive(self) -> None:
         while True:

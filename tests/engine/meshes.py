@@ -126,7 +126,13 @@ async def serving(
 async def finished(engine: Engine, name: str, input: Any = None, **more: Any) -> Run:
     """Starts a workflow and waits for its end."""
     run = await engine.runs.start(LOCAL, name, {"text": "hello"} if input is None else input, **more)
-    return await engine.runs.wait(LOCAL, run.id)
+    return await ended(engine, run)
+
+
+async def ended(engine: Engine, run: Run) -> Run:
+    """The run with its steps when it has ended."""
+    await engine.runs.wait(LOCAL, run.id)
+    return await engine.runs.get(LOCAL, run.id)
 
 
 async def journal(engine: Engine, run: Run, *kinds: Kind, path: str | None = None) -> list[Entry]:

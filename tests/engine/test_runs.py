@@ -13,7 +13,7 @@ from agentmesh.core.run import Kind, RunState, StepState, fold
 from agentmesh.core.store import RunFilter
 from agentmesh.engine.runs import as_submitted
 from agentmesh.errors import Conflict, InvalidInput, NotFound
-from tests.engine.meshes import LOCAL, finished, mesh, serving, workflow
+from tests.engine.meshes import LOCAL, ended, finished, mesh, serving, workflow
 
 pytestmark = pytest.mark.anyio
 
@@ -156,7 +156,7 @@ async def test_cancelling_stops_work_in_flight_at_once() -> None:
         run = await engine.runs.start(LOCAL, "ask", {"text": ""})
         await asked.wait()
         await engine.runs.cancel(LOCAL, run.id)
-        run = await engine.runs.wait(LOCAL, run.id)
+        run = await ended(engine, run)
         assert run.state is RunState.CANCELED
         assert run.steps["say"].state is StepState.CANCELED
         with pytest.raises(Conflict, match="canceled"):

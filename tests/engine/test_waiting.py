@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from agentmesh.adapters.memory import MemoryStore
@@ -14,7 +15,7 @@ from agentmesh.core.question import Question
 from agentmesh.core.run import Kind, Run, RunState, StepState
 from agentmesh.engine import Engine
 from agentmesh.errors import Conflict, InvalidInput, NotFound, PolicyDenied
-from tests.engine.meshes import LOCAL, Clock, finished, journal, mesh, serving, workflow
+from tests.engine.meshes import LOCAL, Clock, ended, finished, journal, mesh, serving, workflow
 
 pytestmark = pytest.mark.anyio
 HOUR = 3600.0
@@ -28,7 +29,7 @@ async def until(engine: Engine, run: Run, holds: Callable[[Run], bool]) -> Run:
         found = await engine.runs.get(LOCAL, run.id)
         if holds(found) and engine.worker.active == 0:
             return found
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
 
 async def parked(engine: Engine, run: Run) -> Run:
@@ -55,8 +56,8 @@ async def test_a_timer_holds_no_task_and_ends_when_it_is_due() -> None:
         assert not (await engine.runs.get(LOCAL, run.id)).state.terminal
         clock.now += 1
         engine.worker.nudge()
-        ended = await engine.runs.wait(LOCAL, run.id)
-        assert (ended.state, ended.output) == (RunState.COMPLETED, "completed")
+        last = await engine.runs.wait(LOCAL, run.id)
+        assert (last.state, last.output) == (RunState.COMPLETED, "completed")
 
 
 async def test_wait_until_takes_a_time_with_its_offset() -> None:
@@ -97,8 +98,8 @@ async def test_a_signal_may_come_before_its_step() -> None:
         await engine.runs.signal(LOCAL, run.id, "go", "early")
         await engine.runs.signal(LOCAL, run.id, "go", "later")
         gate.set()
-        ended = await engine.runs.wait(LOCAL, run.id)
-        assert [ended.steps[s].output for s in ("go", "then")] == ["early", "later"]
+        found = await ended(engine, run)
+        assert [found.steps[s].output for s in ("go", "then")] == ["early", "later"]
 
 
 async def test_a_signal_that_does_not_come_in_time_fails_its_step() -> None:
@@ -110,9 +111,9 @@ async def test_a_signal_that_does_not_come_in_time_fails_its_step() -> None:
         await parked(engine, run)
         clock.now += HOUR
         engine.worker.nudge()
-        ended = await engine.runs.wait(LOCAL, run.id)
-        assert ended.error is not None
-        assert (ended.error["code"], ended.error["path"]) == ("expired", "go")
+        last = await engine.runs.wait(LOCAL, run.id)
+        assert last.error is not None
+        assert (last.error["code"], last.error["path"]) == ("expired", "go")
         with pytest.raises(Conflict):
             await engine.runs.signal(LOCAL, run.id, "go")
 
@@ -141,9 +142,9 @@ async def test_an_approval_is_asked_kept_and_taken_once() -> None:
         with pytest.raises(NotFound):
             await engine.runs.answer(LOCAL, run.id, question="other#1")
         await engine.runs.answer(LOCAL, run.id, question=question.id, digest=question.digest)
-        ended = await engine.runs.wait(LOCAL, run.id)
-        assert ended.output["approved"] is True
-        assert ended.output["by"] == "local"
+        last = await engine.runs.wait(LOCAL, run.id)
+        assert last.output["approved"] is True
+        assert last.output["by"] == "local"
         with pytest.raises(Conflict):
             await engine.runs.answer(LOCAL, run.id, question=question.id, yes=False)
 
@@ -164,8 +165,8 @@ async def test_of_twenty_answers_at_once_one_counts() -> None:
         async with anyio.create_task_group() as group:
             for i in range(20):
                 group.start_soon(say, i == 0)
-        ended = await engine.runs.wait(LOCAL, run.id)
-        assert ended.state is RunState.COMPLETED
+        last = await engine.runs.wait(LOCAL, run.id)
+        assert last.state is RunState.COMPLETED
         assert len(refused) == 19
         assert len(await journal(engine, run, Kind.RUN_ANSWERED)) == 1
 
@@ -185,9 +186,9 @@ async def test_declined_and_expired_fail_the_step_with_their_codes() -> None:
         with pytest.raises(Conflict, match="expired"):
             await engine.runs.answer(LOCAL, run.id)
         engine.worker.nudge()
-        ended = await engine.runs.wait(LOCAL, run.id)
-        assert ended.error is not None
-        assert ended.error["code"] == "expired"
+        last = await engine.runs.wait(LOCAL, run.id)
+        assert last.error is not None
+        assert last.error["code"] == "expired"
 
 
 async def test_a_form_is_filled_in_and_checked() -> None:
@@ -215,7 +216,7 @@ async def test_nobody_approves_what_they_asked_for_themselves() -> None:
     async with serving(mesh(workflow("a", APPROVE), policies=(policy,))) as engine:
         run = await engine.runs.start(caller, "a", {"text": "hello"})
         while (await engine.runs.get(caller, run.id)).state is not RunState.INPUT_REQUIRED:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         with pytest.raises(PolicyDenied, match="somebody else"):
             await engine.runs.answer(other, run.id)
 
@@ -273,16 +274,16 @@ async def test_branches_wait_beside_those_that_work() -> None:
     async with serving(mesh(workflow("p", both)), clock=clock, functions={"m:work": work}) as engine:
         run = await engine.runs.start(LOCAL, "p", {"text": "x"})
         while not any(s.state is StepState.WAITING for s in (await engine.runs.get(LOCAL, run.id)).steps.values()):
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         await engine.runs.signal(LOCAL, run.id, "go", "now")
         while "both/b/said" not in (await engine.runs.get(LOCAL, run.id)).steps:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         gate.set()
         await until(engine, run, lambda r: "both/a/rest" in r.steps)
         clock.now += HOUR
         engine.worker.nudge()
-        ended = await engine.runs.wait(LOCAL, run.id)
-        assert ended.output == {"a": None, "b": "now"}
+        last = await engine.runs.wait(LOCAL, run.id)
+        assert last.output == {"a": None, "b": "now"}
         assert calls == ["work"]
 
 
@@ -337,7 +338,7 @@ async def test_concurrency_bounds_the_runs_that_work_not_those_that_wait() -> No
         for run in runs:
             await engine.runs.signal(LOCAL, run.id, "go")
         while now < 2:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         await anyio.sleep(0.02)
         gate.set()
         for run in runs:
