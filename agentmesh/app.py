@@ -34,9 +34,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentmesh import telemetry
 from agentmesh.adapters.files import load_mesh
+from agentmesh.adapters.http_outside import OutsideHttp
 from agentmesh.adapters.lock import MeshLock
 from agentmesh.adapters.model_child import ModelChild
 from agentmesh.adapters.openai_http import OpenAiHttp
+from agentmesh.adapters.sql.databases import SqlDatabases
 from agentmesh.adapters.sql.store import open_store
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.store import Store
@@ -120,16 +122,20 @@ async def open_app(
             ray_address=settings.ray_address, clock=clock,
         ) as child,
         OpenAiHttp(mesh.file.models, child, model_wait=settings.limits.model_wait) as endpoints,
+        OutsideHttp() as http,
+        SqlDatabases(mesh.file.databases, settings.folder) as databases,
         anyio.create_task_group() as work,
         anyio.create_task_group() as tasks,
     ):  # fmt: skip
         engine = build_engine(
             mesh, store, endpoints, clock=clock, random=rng,
             lease=settings.lease.seconds, heartbeat=settings.lease.heartbeat,
+            http=http, databases=databases, secrets=settings.secrets.values,
         )  # fmt: skip
         await work.start(engine.worker.run)
         await tasks.start(engine.scheduler.run)
         tasks.start_soon(edges, engine)
+        tasks.start_soon(engine.history.keep_pruned, anyio.sleep)
         try:
             yield Guard(root, host=settings.host, url=mesh.file.url, limits=settings.limits)
         finally:
@@ -166,8 +172,11 @@ def serve(settings: Settings) -> None:
     check_bind(settings.host)
     mesh = load_mesh(settings.folder, settings.secrets)
     telemetry.set_up(settings.log_level, settings.secrets.values.values())
-    with MeshLock.of_folder(settings.folder) as lock, listen(settings.host, settings.port) as listener:
-        settings = replace(settings, port=listener.getsockname()[1])
+    # One SQLite file has one server. A store that several may share lets them serve one folder, each with a state of its own.
+    alone = (settings.store or mesh.file.store).startswith("sqlite")
+    lock = MeshLock.of_folder(settings.folder) if alone else MeshLock.of_server(settings.folder)
+    with lock, listen(settings.host, settings.port) as listener:
+        settings = replace(settings, port=listener.getsockname()[1], state=lock.file.parent)
         lock.announce(address(settings))
         # uvicorn raises the signal that stopped it once more when it is done: the closing below must survive that.
         for number in (signal.SIGTERM, signal.SIGINT):

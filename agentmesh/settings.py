@@ -58,6 +58,8 @@ class Settings:
     folder: Path
     host: str = "127.0.0.1"
     port: int = 8080
+    state: Path | None = None
+    """Where this process keeps its address and lock; None: `.agentmesh/` in the folder. Only a further server has another."""
     store: str | None = None
     """Overrides `store:` of agentmesh.yaml (`AGENTMESH_STORE`)."""
     keep_models: bool = False
@@ -76,8 +78,8 @@ class Settings:
 
     @property
     def state_folder(self) -> Path:
-        """`.agentmesh/`: lock, address, token, logs."""
-        return self.folder / ".agentmesh"
+        """Lock, address and token of this process: `.agentmesh/`, or for a further server of the folder `.agentmesh/servers/N/`."""
+        return self.state or self.folder / ".agentmesh"
 
 
 def read_settings(folder: Path, environ: Mapping[str, str] = os.environ, **given: object) -> Settings:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from agentmesh.errors import StoreError, StoreLocked
+
+SERVERS = 64
+"""Servers of one mesh folder at once, with a store that they can share."""
 
 
 class MeshLock:
@@ -29,8 +33,20 @@ class MeshLock:
         """The lock of a mesh: `.agentmesh/lock` in its folder."""
         return cls(folder / ".agentmesh" / "lock")
 
+    @classmethod
+    def of_server(cls, folder: Path) -> MeshLock:
+        """The lock, taken, of one of several servers of a mesh: `.agentmesh/lock`, or the first free `.agentmesh/servers/N/lock`."""
+        state = folder / ".agentmesh"
+        held = [cls.of_folder(folder), *(cls(state / "servers" / str(n) / "lock") for n in range(2, SERVERS + 1))]
+        for lock in held[:-1]:
+            with suppress(StoreLocked):
+                return lock.acquire()
+        return held[-1].acquire()
+
     def acquire(self, *, url: str | None = None) -> Self:
-        """Takes the lock at once or raises StoreLocked, naming the process and the address that hold it."""
+        """Takes the lock at once or raises StoreLocked, naming the process and the address that hold it. Nothing when it is held here."""
+        if self._fd is not None:
+            return self
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from agentmesh.cli.client import Client, Unreachable, find
+from agentmesh.cli.client import Client, Unreachable, announced, find
 from agentmesh.cli.options import WRONG, WrongUsage
 from agentmesh.cli.output import note
 from agentmesh.errors import MeshError
@@ -38,17 +38,16 @@ def connect(folder: Path, *, start: bool = False) -> Client:
 
 
 def stop(folder: Path) -> int | None:
-    """Stops the mesh's server and waits until it is gone. The process id it had; None when none ran."""
-    pid = _pid(folder)
-    if pid is None:
-        return None
-    os.kill(pid, signal.SIGTERM)
+    """Stops every server of the mesh and waits until they are gone. The process id of the first; None when none ran."""
+    pids = _pids(folder)
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + STOP
-    while _alive(pid):
+    while left := [pid for pid in pids if _alive(pid)]:
         if time.monotonic() > until:
-            raise MeshError(f"the server (process {pid}) has not stopped in {STOP:.0f} s; see {_log(folder)}")
+            raise MeshError(f"the server (process {left[0]}) has not stopped in {STOP:.0f} s; see {_log(folder)}")
         time.sleep(POLL)
-    return pid
+    return pids[0] if pids else None
 
 
 def _start(folder: Path) -> Client:
@@ -71,7 +70,7 @@ def _start(folder: Path) -> Client:
             # Another command may have been quicker: then that server holds the lock, and ours has left.
             if client := find(folder):
                 return client
-            if not _pid(folder):
+            if not _pids(folder):
                 said = _said(_log(folder), begin)
                 error = WrongUsage if process.returncode == WRONG else Unreachable
                 raise error(said or f"the server ended with status {process.returncode}; see {_log(folder)}")
@@ -104,15 +103,19 @@ def _said(log: Path, begin: int) -> str:
     return last if marker else text[-2000:]
 
 
-def _pid(folder: Path) -> int | None:
-    """The process id of the mesh's server, as it wrote it, if that process still is one."""
-    try:
-        pid = int(json.loads((folder / ".agentmesh" / "server.json").read_text())["pid"])
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    # Process ids are given again: something else may have this one by now.
-    return pid if b"agentmesh" in command and _alive(pid) else None
+def _pids(folder: Path) -> list[int]:
+    """The process ids of the mesh's servers, as they wrote them, if those processes still are ones."""
+    found = []
+    for file in announced(folder):
+        try:
+            pid = int(json.loads(file.read_text())["pid"])
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        # Process ids are given again: something else may have this one by now.
+        if b"agentmesh" in command and _alive(pid):
+            found.append(pid)
+    return found
 
 
 def _alive(pid: int) -> bool:

@@ -137,9 +137,19 @@ def segment(name: str) -> str:
 
 
 def find(folder: Path) -> Client | None:
-    """The client of the server that serves `folder` now; None when none does."""
+    """The client of a server that serves `folder` now; None when none does."""
+    return next(filter(None, (_client(file, folder) for file in announced(folder))), None)
+
+
+def announced(folder: Path) -> list[Path]:
+    """Where the servers of a mesh have written their addresses: the first, and those that share its folder. Some may have died."""
+    state = folder / ".agentmesh"
+    return [file for file in (state / "server.json", *sorted(state.glob("servers/*/server.json"))) if file.is_file()]
+
+
+def _client(file: Path, folder: Path) -> Client | None:
     try:
-        told = json.loads((folder / ".agentmesh" / "server.json").read_text())
+        told = json.loads(file.read_text())
         client = Client(str(told["url"]).rstrip("/"), told.get("token"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -66,3 +66,17 @@ def test_giving_back_twice_is_harmless(tmp_path: Path) -> None:
     lock.release()
     with pytest.raises(RuntimeError):
         lock.announce("http://127.0.0.1:1")
+
+
+def test_servers_that_share_a_store_have_a_place_each(tmp_path: Path) -> None:
+    """The first has the mesh's own, further ones the first that is free; what one gives back the next one takes."""
+    first, second, third = (MeshLock.of_server(tmp_path) for _ in range(3))
+    places = [str(lock.file.parent.relative_to(tmp_path)) for lock in (first, second, third)]
+    assert places == [".agentmesh", ".agentmesh/servers/2", ".agentmesh/servers/3"]
+    with pytest.raises(StoreLocked):
+        MeshLock.of_folder(tmp_path).acquire()
+    second.release()
+    again = MeshLock.of_server(tmp_path)
+    assert again.file == second.file
+    for lock in (first, third, again):
+        lock.release()
