@@ -89,7 +89,9 @@ class Kind(StrEnum):
     STEP_INTENT = "step.intent"  # {key}; durable before a step that changes the outside world
     STEP_CHILD = "step.child"  # {run, workflow, skill?}; the run that does this step's work
     STEP_WAITING = "step.waiting"  # {for: "timer" | "signal" | "approval" | "input", until?, ...}; see core.question
-    STEP_ATTEMPT = "step.attempt"  # {model, prompt_hash, output or text, verdicts, usage, error?, retry_at?, cached?, awaits?}; not the step's end
+    STEP_ATTEMPT = (
+        "step.attempt"  # {model, prompt_hash, output or text, verdicts, usage, error?, retry_at?, cached?, awaits?}
+    )
     STEP_COMPLETED = "step.completed"  # {verb, output, signal?}; `state` writes of the step are committed with it
     STEP_FAILED = "step.failed"  # {verb, error: {code, message, path?}, tolerated: bool}
     STEP_SKIPPED = "step.skipped"  # {reason}

@@ -82,6 +82,7 @@ class _Conversation:
         self._a = a
         self._spec = a.step.llm
         self._names = legal_names(matching_tools(self._spec.tools or (), sorted(run.definition.tools)))
+        self._legal = {tool: name for name, tool in self._names.items()}
         self._offered = [as_function(name, run.definition.tools[tool]) for name, tool in self._names.items()]
         self._asked = question(run, replace(a, prior=None))
         self._base = self._base_of(len(a.tries) + 1)
@@ -157,7 +158,10 @@ class _Conversation:
         self._a.budget.spend_seconds(answer.usage.seconds)
         said: dict[str, JSON] = {
             "text": answer.text, "finish_reason": answer.finish_reason, "model": answer.model or request.model,
-            "tool_uses": [{"id": u.id, "name": u.name, "arguments": u.arguments} for u in _distinct(answer.tool_uses)],
+            "tool_uses": [
+                {"id": u.id, "name": self._legal.get(u.name, u.name), "arguments": u.arguments}
+                for u in _distinct(answer.tool_uses)
+            ],
         }  # fmt: skip
         done = done_of(request, answer)
         row = {
@@ -273,7 +277,7 @@ class _Conversation:
         """The tool that is meant and its arguments; CallFault."""
         if index >= CALLS:
             raise CallFault(f"only the first {CALLS} calls of a turn are made; ask for this one again")
-        tool = self._names.get(use.name) or (use.name if use.name in self._names.values() else None)
+        tool = self._names.get(use.name)
         if tool is None:
             raise CallFault(f"there is no tool {use.name!r}; there are: {', '.join(self._names) or 'none'}")
         arguments, wrong = _arguments(use)
