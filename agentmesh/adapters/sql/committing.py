@@ -99,6 +99,8 @@ class Committer:
                         continue  # two servers may have met over one key: the second try finds what the other wrote
                     return self._one_by_one(batch, error)
                 self._down = True
+                if self._only_writer and "i/o error" in str(failed.orig).lower():
+                    self._engine.dispose()  # what SQLite holds in memory of such a file is not to be trusted
                 if current.committing:
                     written = self._written(current, until)
                     if written is None:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import (
     NoSuchModuleError,
     OperationalError,
 )
+from sqlalchemy.pool import NullPool
 
 from agentmesh.adapters.sql import tables
 from agentmesh.errors import StoreError, StoreTooNew
@@ -26,6 +27,13 @@ from agentmesh.errors import StoreError, StoreTooNew
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 10.0
 """How long a statement waits for another process that holds SQLite's own lock (a backup, a shell)."""
+
+_POSTGRES: dict[str, Any] = {
+    "connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+    "application_name": "agentmesh",
+}  # fmt: skip
+_HASTY = "-c statement_timeout=8s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s"
+"""A server that was stopped in the middle of a transaction holds its rows no longer than the last of these."""
 
 
 def resolve(url: str, folder: Path) -> URL:
@@ -48,11 +56,17 @@ def name(url: URL) -> str:
     return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
 
 
-def connect(url: URL, *, reader: bool = False, pool: int = 1) -> Engine:
-    """An engine with explicit transactions. Nothing is opened yet."""
+def connect(url: URL, *, reader: bool = False, pool: int = 1, hasty: bool = True) -> Engine:
+    """An engine with explicit transactions. Nothing is opened yet. `pool` 0: each connection is closed after its use.
+
+    `hasty`: PostgreSQL is to give up on a statement that takes longer than any of ours should; not for migrations.
+    """
     try:
         if url.get_backend_name() != "sqlite":
-            return create_engine(url, pool_size=pool, pool_pre_ping=reader)
+            arguments = _POSTGRES if "options" in url.query or not hasty else {**_POSTGRES, "options": _HASTY}
+            if pool == 0:
+                return create_engine(url, poolclass=NullPool, connect_args=arguments)
+            return create_engine(url, pool_size=pool, max_overflow=0, connect_args=arguments)
         arguments = {"timeout": BUSY_SECONDS, "check_same_thread": False}
         engine = create_engine(url, pool_size=pool, max_overflow=0, connect_args=arguments)
     except (ImportError, NoSuchModuleError):
@@ -85,6 +99,8 @@ def prepare(engine: Engine, *, schema: int = tables.SCHEMA, migrations: Path = M
     with engine.begin() as connection:
         if engine.dialect.name == "sqlite":
             _verify(connection)
+        else:
+            one_at_a_time(connection)
         found = version(connection)
         if found is None:
             create(connection)
@@ -99,6 +115,11 @@ def prepare(engine: Engine, *, schema: int = tables.SCHEMA, migrations: Path = M
         from agentmesh.adapters.sql.migrate import upgrade
 
         upgrade(engine, migrations)
+
+
+def one_at_a_time(connection: Connection) -> None:
+    """Until the end of the transaction no other server creates or upgrades the tables of this PostgreSQL database."""
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('agentmesh schema'))")
 
 
 def version(connection: Connection) -> int | None:
@@ -147,6 +168,15 @@ _SENTENCES = (
     ("read-only", "it cannot be written; give this user the right to write the file and its folder"),
     ("unable to open", "it cannot be opened; check that its folder exists and this user may write there"),
     ("locked", "another program holds it; close that program and try again"),
+    ("statement timeout", "it took too long to answer; look at its load, and try again"),
+    ("lock timeout", "another connection held a row for too long; try again"),
+    ("starting up", "the server is starting; try again in a moment"),
+    ("shutting down", "the server is shutting down; start it again"),
+    ("too many clients", "it has no connection left for us; raise `max_connections`"),
+    ("server closed the connection", "the connection was lost; try again when the server answers"),
+    ("terminating connection", "the connection was ended by the server; try again"),
+    ("connection is lost", "the connection was lost; try again when the server answers"),
+    ("connection timeout", "the server does not answer; check that it runs"),
     ("connection refused", "no server answers there; start PostgreSQL, or correct `store:`"),
     ("password authentication", "the server refuses the user or password; correct `store:`"),
 )

@@ -8,7 +8,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine
 
-from agentmesh.adapters.sql.database import MIGRATIONS
+from agentmesh.adapters.sql.database import MIGRATIONS, one_at_a_time
 
 
 def upgrade(engine: Engine, migrations: Path = MIGRATIONS, target: str = "head") -> None:
@@ -16,5 +16,7 @@ def upgrade(engine: Engine, migrations: Path = MIGRATIONS, target: str = "head")
     config = Config()
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     with engine.begin() as connection:
+        if engine.dialect.name != "sqlite":
+            one_at_a_time(connection)  # whoever comes second finds nothing left to do
         config.attributes["connection"] = connection
         command.upgrade(config, target)

@@ -6,6 +6,7 @@ touches the database: it turns values into JSON, hands them over and waits.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,6 +26,8 @@ from agentmesh.adapters.sql.batch import Append, Start
 from agentmesh.adapters.sql.committing import Committer
 from agentmesh.adapters.sql.documents import INLINE, INLINE_IN_RUN, Document, decode, document, encode, is_slow
 from agentmesh.adapters.sql.heads import Ending
+from agentmesh.adapters.sql.neighbours import Neighbours
+from agentmesh.adapters.sql.patience import STALLED, Patience
 from agentmesh.adapters.sql.reader import Reader
 from agentmesh.adapters.sql.tables import runs
 from agentmesh.adapters.sql.writer import ROWS, Writer
@@ -50,13 +53,19 @@ def open_store(url: str, folder: Path, *, clock: Callable[[], float] = time.time
 class SqlStore:
     """Runs in a database. Enter it once, on the event loop that uses it; leaving commits all that was accepted."""
 
-    def __init__(self, url: URL, *, clock: Callable[[], float] = time.time, own_clock: bool = False) -> None:
+    def __init__(
+        self, url: URL, *, clock: Callable[[], float] = time.time, own_clock: bool = False, stalled: float = STALLED
+    ) -> None:
+        """`stalled`: seconds after which a PostgreSQL that does not answer is given up."""
         self._url = url
+        self._stalled = stalled
         self._clock = clock
         self._own_clock = own_clock
         self._changes = Changes()
         self._lock: MeshLock | None = None
         self._engines: list[Engine] = []
+        self._patience: Patience | None = None
+        self._neighbours: Neighbours | None = None
 
     async def __aenter__(self) -> Self:
         """StoreLocked, StoreTooNew or StoreError when the database cannot be used."""
@@ -64,7 +73,14 @@ class SqlStore:
         writing = await self._blocking(self._open)
         self._reader = Reader(self._engines[1])
         self._committer = Committer(writing, self._clock, own_clock=self._own_clock)
-        self._writer = Writer(self._committer, self._changes.publish)
+        publish: Callable[[Sequence[str]], None] = self._changes.publish
+        if self._patience is not None:
+            loop = asyncio.get_running_loop()
+            outside = database.connect(self._url, pool=0)
+            self._neighbours = Neighbours(outside, lambda run_ids: _call(loop, self._changes.publish, run_ids))
+            self._neighbours.start()
+            publish = self._publish
+        self._writer = Writer(self._committer, publish)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -244,6 +260,11 @@ class SqlStore:
         text = encode(value)
         await self._writer.submit(lambda batch: batch.put(scope, key, text))
 
+    def _publish(self, run_ids: Sequence[str]) -> None:
+        self._changes.publish(run_ids)
+        if self._neighbours is not None:
+            self._neighbours.tell(run_ids)
+
     def _open(self) -> Engine:
         if self._url.get_backend_name() == "sqlite":
             file = Path(str(self._url.database))
@@ -251,7 +272,16 @@ class SqlStore:
         try:
             writing = database.connect(self._url)
             self._engines = [writing, database.connect(self._url, reader=True, pool=READERS)]
-            database.prepare(writing)
+            preparing = database.connect(self._url, hasty=False) if self._lock is None else writing
+            try:
+                database.prepare(preparing)
+            finally:
+                if preparing is not writing:
+                    preparing.dispose()
+            if self._lock is None:
+                self._patience = Patience(self._stalled)
+                for engine in self._engines:
+                    self._patience.watch(engine)
             if self._lock is not None:
                 _takeover(writing, self._clock())
         except BaseException:
@@ -264,6 +294,10 @@ class SqlStore:
         self._dispose()
 
     def _dispose(self) -> None:
+        if self._neighbours is not None:
+            self._neighbours.stop()
+        if self._patience is not None:
+            self._patience.stop()
         # Readers first: the last connection to leave moves SQLite's log into the file, and readers may not write.
         for engine in reversed(self._engines):
             engine.dispose()
@@ -271,6 +305,12 @@ class SqlStore:
             self._lock.release()
 
     async def _read(self, query: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return await run_sync(partial(query, *arguments), limiter=self._limiter)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise database.store_error(error, self._url) from error
+        # The server was restarted, or ended our connections, since they were used last; a look can be repeated.
         return await self._blocking(query, *arguments)
 
     async def _blocking(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -278,6 +318,13 @@ class SqlStore:
             return await run_sync(partial(function, *arguments), limiter=self._limiter)
         except DBAPIError as error:
             raise database.store_error(error, self._url) from error
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[Sequence[str]], None], run_ids: Sequence[str]) -> None:
+    try:
+        loop.call_soon_threadsafe(function, run_ids)
+    except RuntimeError:
+        pass  # the loop is closed, and nobody is left to hear it
 
 
 def _takeover(engine: Engine, now: float) -> None:
