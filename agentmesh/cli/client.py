@@ -72,6 +72,14 @@ class Client:
     def post(self, path: str, body: Any = None, *, timeout: float = 60.0) -> Any:
         return self._json("POST", path, body, timeout)
 
+    def download(self, path: str, *, timeout: float = 300.0) -> bytes:
+        """A file as it is."""
+        return self._content("GET", path, None, timeout)
+
+    def upload(self, path: str, content: bytes, *, timeout: float = 300.0) -> Any:
+        """Sends a gzip file; the answer's JSON."""
+        return self._json("POST", path, content, timeout)
+
     def events(self, path: str, *, after: int = 0, body: Any = None) -> Iterator[Event]:
         """The events of a stream past `after`, as they come; of a POST when there is a body. Ends when the stream ends.
 
@@ -90,6 +98,13 @@ class Client:
             connection.close()
 
     def _json(self, method: str, path: str, body: Any, timeout: float) -> Any:
+        content = self._content(method, path, body, timeout)
+        try:
+            return json.loads(content) if content else None
+        except ValueError as e:
+            raise Unreachable(f"what answers at {self.url} is not AgentMesh: its answer to {path} is not JSON") from e
+
+    def _content(self, method: str, path: str, body: Any, timeout: float) -> bytes:
         connection, response = self._send(method, path, body, {"Accept": "application/json"}, timeout)
         try:
             content = response.read()
@@ -99,10 +114,7 @@ class Client:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:
             raise _problem(response.status, content)
-        try:
-            return json.loads(content) if content else None
-        except ValueError as e:
-            raise Unreachable(f"what answers at {self.url} is not AgentMesh: its answer to {path} is not JSON") from e
+        return content
 
     def _send(
         self, method: str, path: str, body: Any, headers: dict[str, str], timeout: float
@@ -114,8 +126,8 @@ class Client:
             headers["Authorization"] = f"Bearer {self.token}"
         content = None
         if body is not None:
-            content = json.dumps(body, ensure_ascii=False).encode()
-            headers["Content-Type"] = "application/json"
+            content = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+            headers["Content-Type"] = "application/gzip" if isinstance(body, bytes) else "application/json"
         try:
             connection.connect()
             connection.sock.settimeout(timeout)
