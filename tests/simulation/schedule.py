@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 
+from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.memory_model import ScriptedModel
 from agentmesh.core.policy import Principal
 from agentmesh.core.run import Entry, Kind, Run, RunState, StepState, fold
@@ -56,7 +57,13 @@ class Report:
     programs: list[Program] = field(default_factory=list)
 
 
-def simulate(seed: int, *, verbs: frozenset[str] | None = None, calm: bool = False) -> Report:
+def simulate(
+    seed: int,
+    *,
+    verbs: frozenset[str] | None = None,
+    calm: bool = False,
+    database: Callable[..., MemoryStore] = MemoryStore,
+) -> Report:
     """Plays one seed. `calm`: without any fault, which says what should come out."""
     report = Report(seed)
     loop: SimulatedLoop | None = None
@@ -71,7 +78,7 @@ def simulate(seed: int, *, verbs: frozenset[str] | None = None, calm: bool = Fal
     async def main() -> None:
         nonlocal story
         assert loop is not None
-        story = Story(seed, loop, report, verbs, calm=calm)
+        story = Story(seed, loop, report, verbs, database, calm=calm)
         await story.play()
 
     before = logging.root.manager.disable
@@ -138,7 +145,14 @@ class Story:
     """Plays: some processes, a client that starts, signals and answers, and whatever breaks."""
 
     def __init__(
-        self, seed: int, loop: SimulatedLoop, report: Report, verbs: frozenset[str] | None, *, calm: bool
+        self,
+        seed: int,
+        loop: SimulatedLoop,
+        report: Report,
+        verbs: frozenset[str] | None,
+        database: Callable[..., MemoryStore],
+        *,
+        calm: bool,
     ) -> None:
         self.seed = seed
         self.report = report
@@ -146,7 +160,7 @@ class Story:
         self.programs = {p.name: p for p in Generator(random.Random(f"program {seed}"), verbs).programs()}
         report.programs = list(self.programs.values())
         self.rng = random.Random(f"story {seed}")
-        self.world = World(loop, self.rng)
+        self.world = World(loop, self.rng, database)
         self.ledger = Ledger()
         workflows = [Workflow.model_validate({"input": meshes.TEXT} | p.document()) for p in self.programs.values()]
         self.mesh = meshes.mesh(*workflows, tools=TOOLS)
@@ -185,6 +199,8 @@ class Story:
         rng = self.rng
         for _ in range(rng.choice((0, 1, 1, 1, 2, 3))):
             self._group.start_soon(self._crash_later, rng.expovariate(1 / 2) if rng.random() < 0.8 else None)
+        if rng.random() < 0.2:
+            self._group.start_soon(self._stop_later, rng.expovariate(1 / 2))
         if rng.random() < 0.3:
             self._group.start_soon(self._freeze_later, rng.expovariate(1 / 2), rng.choice((2.0, 11.0, 25.0)))
         if rng.random() < 0.3:
@@ -214,6 +230,18 @@ class Story:
             process.kill()
             await anyio.sleep(self.rng.choice((0.0, 1.0, 12.0)))
             self._begin()
+
+    async def _stop_later(self, seconds: float) -> None:
+        """SIGTERM: nothing more is claimed, what is in flight gets its moment, the rest is given back."""
+        await anyio.sleep(min(seconds, FAULTS_END))
+        if alive := self._alive():
+            process = self.rng.choice(alive)
+            self.world.note(f"{process.life.name} is told to stop")
+            self.report.kinds["stop"] += 1
+            process.engine.worker.stop()
+            self._begin()
+            await anyio.sleep(20)
+            process.kill()
 
     async def _freeze_later(self, seconds: float, length: float) -> None:
         await anyio.sleep(min(seconds, FAULTS_END))

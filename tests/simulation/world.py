@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,12 +43,12 @@ class Effects:
 class World:
     """Lives as long as one schedule."""
 
-    def __init__(self, loop: SimulatedLoop, rng: random.Random) -> None:
+    def __init__(self, loop: SimulatedLoop, rng: random.Random, database: Callable[..., MemoryStore]) -> None:
         self.loop = loop
         self.rng = rng
         self.jump = 0.0
         """Seconds that the machines' clocks were moved."""
-        self.database = MemoryStore(clock=self.now)
+        self.database = database(clock=self.now)
         self.effects = Effects()
         self.out_until = 0.0
         """The database answers nothing before that time of the loop."""
