@@ -15,6 +15,7 @@ from typing import Any, Final
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST
 
+from agentmesh.core.question import ASKING
 from agentmesh.core.run import Kind, RunEvent
 from agentmesh.core.tool import Tool, ToolResult
 from agentmesh.errors import (
@@ -122,8 +123,15 @@ def to_mcp_tool(tool: Tool, version: str) -> dict[str, Any]:
 
 def to_line(event: RunEvent | str) -> str:
     """What a progress notification says: the engine's own words, else which step began or ended; empty for the rest."""
-    if isinstance(event, str) or event.message:
-        return event if isinstance(event, str) else event.message
+    if isinstance(event, str):
+        return event
+    entry = event.entry
+    if entry is not None and entry.kind is Kind.STEP_WAITING and entry.payload.get("for") in ASKING:
+        # The call stays open meanwhile; whoever is asked has another way in.
+        how = f"answer with the tool runs.answer: run {event.run.id}, question {entry.path}#{entry.attempt}"
+        return f"{entry.path} asks: {entry.payload.get('ask')} ({how})"
+    if event.message:
+        return event.message
     word = _WORDS.get(event.entry.kind) if event.entry is not None else None
     return f"{event.entry.path} {word}" if event.entry is not None and word is not None else ""
 

@@ -46,6 +46,7 @@ from agentmesh.mcp.convert import (
     to_mcp_tool,
 )
 from agentmesh.mcp.front import Front
+from agentmesh.mcp.people import People
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -121,12 +122,14 @@ class _Handlers:
         self._engine = engine
         self._depth = depth
         self._in_process = in_process
+        self._people = People(engine)
 
     async def list_tools(self, ctx: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> Any:
         try:
             principal = self._principal(ctx)
             after = from_cursor(params.cursor) if params is not None and params.cursor is not None else None
-            tools = sorted(self._engine.tools.list(principal), key=lambda tool: tool.name)
+            offered = [*self._engine.tools.list(principal), *self._people.list(principal)]
+            tools = sorted(offered, key=lambda tool: tool.name)
         except Exception as error:
             raise _reported(error, "tools/list") from error
         rest = tools if after is None else [tool for tool in tools if tool.name > after]
@@ -148,7 +151,9 @@ class _Handlers:
             meta: Mapping[str, Any] = ctx.meta or {}
             key = meta.get(KEY_META)
             call = ToolCall(params.name, arguments, key if isinstance(key, str) else None)
-            if meta.get("progress_token") is None:
+            if call.name in self._people.tools:
+                result = await self._people.call(principal, call)
+            elif meta.get("progress_token") is None:
                 result = await self._engine.tools.call(principal, call, source="mcp")
             else:
                 async with _progress(ctx) as on_progress:
