@@ -83,7 +83,7 @@ def count(file: Path, query: str) -> int:
 async def until(file: Path, query: str, wanted: int) -> None:
     """Returns when the query counts so many runs."""
     with anyio.fail_after(PATIENCE):
-        while await anyio.to_thread.run_sync(count, file, query) < wanted:
+        while await anyio.to_thread.run_sync(count, file, query) < wanted:  # noqa: ASYNC110 - it asks the database
             await anyio.sleep(1)
 
 
