@@ -243,6 +243,8 @@ class Plan:
 
     def _after_fail(self, payload: Payload, failed: list[Mapping[str, Any]]) -> Follows:
         error = {"code": "invalid_output", "message": "did not pass its checks: " + _sentence(failed)}
+        if failed[0].get("validator") == "ask":  # nobody answered
+            error = {"code": "expired", "message": failed[0]["message"]}
         if self._invalid >= len(self._stages):
             return GiveUp(error)
         stage = self._stages[self._invalid]

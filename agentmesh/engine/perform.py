@@ -363,6 +363,9 @@ class _Course:
                 await ask_checks(self.run, a, costly, done)
         except (StoreError, Leaving):
             raise
+        except Expired as expired:  # what stands after it in `on_invalid` may still help
+            said = {k: v for k, v in prior.items() if k in ("output", "text")}
+            return {"usage": {}, **said, "verdicts": [Verdict("ask", Outcome.FAIL, expired.message).to_json()]}, None
         except MeshError as fault:
             return {"usage": self._settle(a, None, 0.0), "error": error_of(fault)}, None
         payload: dict[str, JSON] = {"usage": self._settle(a, done, 0.0), "by": answer.by, "output": done.output}

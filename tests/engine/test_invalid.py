@@ -237,9 +237,12 @@ async def test_a_person_gives_what_the_model_could_not() -> None:
 
 async def test_a_question_that_nobody_answers_fails_the_step() -> None:
     """When its time is over, with that code."""
-    run, _ = await asked([{"n": 1}], llm({"ask": {"question": "?", "expires": "3s"}}, {"fallback": {"n": 3}}))
+    ask = {"ask": {"question": "?", "expires": "3s"}}
+    run, _ = await asked([{"n": 1}], llm(ask))
     assert run.error is not None
     assert (run.error["code"], run.error["path"]) == ("expired", "q")
+    run, _ = await asked([{"n": 1}], llm(ask, {"fallback": {"n": 3}}))
+    assert run.output == {"n": 3}, "unless something stands after it"
 
 
 async def test_a_step_that_did_not_pass_is_undone_and_fails() -> None:
