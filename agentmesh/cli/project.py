@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
 import agentmesh
 from agentmesh.cli.options import WRONG, Json, Mesh, WrongUsage, mesh_folder
 from agentmesh.cli.output import note, print_json
+
+if TYPE_CHECKING:
+    from agentmesh.core.mesh import Mesh as Checked
+    from agentmesh.core.preview import Firing
 
 TEMPLATE = Path(__file__).parent / "template"
 SCHEMAS = Path(agentmesh.__file__).parent / "schemas"
@@ -49,6 +56,9 @@ def check(
     schemas: Annotated[
         Path | None, typer.Option("--schemas", metavar="FOLDER", help="Write the files' JSON Schemas there instead.")
     ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show the next 10 firings of every cron entry, and what clock changes do.")
+    ] = False,
     mesh: Mesh = None,
     as_json: Json = False,
 ) -> None:
@@ -73,13 +83,58 @@ def check(
             note(f"{len(e.faults)} fault{'s' if len(e.faults) != 1 else ''}")
         raise typer.Exit(WRONG) from None
     counts = {"servers": len(found.servers), "workflows": len(found.workflows), "policies": len(found.policies)}
+    entries = _firings(found)
     if as_json:
-        print_json({"faults": [], "mesh": found.name} | counts)
-    else:
-        print(
-            f"{found.name}: no faults in "
-            + ", ".join(f"{n} {what if n != 1 else _one(what)}" for what, n in counts.items())
+        shown = [{**entry.head, "firings": [f.to_json() for f in entry.firings]} for entry in entries]
+        print_json({"faults": [], "mesh": found.name} | counts | {"schedules": shown})
+        return
+    print(
+        f"{found.name}: no faults in "
+        + ", ".join(f"{n} {what if n != 1 else _one(what)}" for what, n in counts.items())
+    )
+    for entry in entries:
+        for line in entry.lines(whole=preview):
+            print(line)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A `cron` entry and when it fires next."""
+
+    head: dict[str, Any]
+    firings: list[Firing]
+
+    def lines(self, *, whole: bool) -> list[str]:
+        head = self.head
+        name = f"{head['workflow']}: {head['schedule']} {head['timezone']}"
+        late = f", each up to {head['jitter']} later" if head["jitter"] not in (0, "0") else ""
+        if whole:
+            firings = [f"  {f.local}{'  ' + f.note if f.note else ''}" for f in self.firings]
+            return [f"{name}{late}", *firings]
+        marked = next((f for f in self.firings[1:] if f.note), None)
+        first = self.firings[0]
+        text = f"{name}: next {first.local}{late}" + (f" ({first.note})" if first.note else "")
+        return [text + (f"; {marked.local} {marked.note}" if marked is not None else "")]
+
+
+def _firings(mesh: Checked) -> list[_Entry]:
+    from agentmesh.core.preview import preview
+
+    now = datetime.now(UTC)
+    return [
+        _Entry(
+            {
+                "workflow": workflow.name,
+                "index": index,
+                "schedule": entry.schedule,
+                "timezone": entry.timezone,
+                "jitter": entry.jitter,
+            },
+            preview(entry.schedule, ZoneInfo(entry.timezone), now),
         )
+        for workflow in mesh.workflows.values()
+        for index, entry in enumerate(workflow.on.cron)
+    ]
 
 
 def write_schemas(folder: Path) -> None:

@@ -102,3 +102,17 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(agentmesh: Agentmesh, t
     last = done.err.splitlines()[-1]
     assert last.startswith(f"agentmesh: {folder}/.agentmesh/server.log: ")
     assert last.endswith("; give this user the right to write there, or use another folder")
+
+
+def test_check_says_when_schedules_fire(agentmesh: Agentmesh, mesh: Path) -> None:
+    """One line for each entry, ten with --preview, and all of it with --json."""
+    (mesh / "workflows").mkdir()
+    entry = "{schedule: 30 2 * * 1, timezone: Europe/Berlin, jitter: 5m}"
+    (mesh / "workflows" / "a.yaml").write_text(f"name: a\non: {{cron: [{entry}]}}\nsteps: [{{id: x, set: 1}}]\n")
+    done = agentmesh("check", "--mesh", str(mesh))
+    (line,) = done.out.splitlines()[1:]
+    assert line.startswith("a: 30 2 * * 1 Europe/Berlin: next ")
+    assert "each up to 5m later" in line
+    assert len(agentmesh("check", "--preview", "--mesh", str(mesh)).out.splitlines()) == 1 + 1 + 10
+    (schedule,) = json.loads(agentmesh("check", "--mesh", str(mesh), "--json").out)["schedules"]
+    assert (schedule["workflow"], len(schedule["firings"])) == ("a", 10)

@@ -315,7 +315,7 @@ REFUSED = {
     "to a function": (DRAFT + "- {id: p, python: 'agentmesh.builtin.inbox:read', with: {folder: a, sha256: b,"
                       " name: '${{ steps.draft.output.text }}'}}", "'p' writes (python agentmesh.builtin.inbox:read)"),
     "to a database": (
-        DRAFT + "- {id: p, effect: write, sql: {database: d, query: 'update t set a = :t'}, with: {t: '${{ steps.draft.output.text }}'}}",
+        DRAFT + "- {id: p, effect: write, sql: {database: d, query: 'call f(:t)'}, with: {t: '${{ steps.draft.output.text }}'}}",
         "'p' writes (sql)",
     ),
     "to a child that writes": (
