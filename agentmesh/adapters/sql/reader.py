@@ -7,13 +7,14 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, bindparam, func, select, tuple_
+from sqlalchemy import Connection, Engine, bindparam, select
 
+from agentmesh.adapters.sql import listing
 from agentmesh.adapters.sql.documents import decode, value
 from agentmesh.adapters.sql.tables import blobs, definitions, journal, runs, state
 from agentmesh.core.model import Usage
 from agentmesh.core.run import Entry, Kind, Run, RunState, fold
-from agentmesh.core.store import RunFilter, RunPage, page_cursor, page_key
+from agentmesh.core.store import RunFilter, RunPage, page_cursor
 
 _INPUT, _MESSAGE, _OUTPUT = (blobs.alias(f"{name}_of") for name in ("input", "message", "output"))
 _HEADS = select(
@@ -81,16 +82,12 @@ class Reader:
             return tuple(self._entries(connection, [run_id], after).get(run_id, ()))
 
     def list_runs(self, where: RunFilter) -> RunPage:
-        before = page_key(where.cursor)
         with self._engine.begin() as connection:
-            total = connection.scalar(_filtered(select(func.count()).select_from(runs), where)) or 0
-            query = _filtered(_HEADS, where).order_by(runs.c.created_at.desc(), runs.c.id.desc())
-            if before is not None:
-                query = query.where(tuple_(runs.c.created_at, runs.c.id) < tuple_(*before))
-            # One more than asked for tells whether there is a next page.
-            rows = connection.execute(query.limit(where.limit + 1)).all()
-        page = tuple(_listed(row) for row in rows[: where.limit])
-        return RunPage(page, page_cursor(page[-1]) if page and len(rows) > len(page) else None, total)
+            ids, total = listing.page(connection, where)
+            rows = {row.id: row for row in connection.execute(_HEADS_BY_ID, {"ids": ids[: where.limit]})}
+        page = tuple(_listed(rows[run_id]) for run_id in ids[: where.limit])
+        # One more than asked for tells whether there is a next page.
+        return RunPage(page, page_cursor(page[-1]) if page and len(ids) > len(page) else None, total)
 
     def definition(self, digest: str) -> Any:
         with self._engine.begin() as connection:
@@ -114,23 +111,6 @@ class Reader:
             entry = Entry(Kind(row.kind), row.path, row.attempt, payload, row.seq, row.at)
             found.setdefault(row.run_id, []).append(entry)
         return found
-
-
-def _filtered(query: Select[Any], where: RunFilter) -> Select[Any]:
-    query = query.where(runs.c.tenant == where.tenant)
-    for column, wanted in (
-        (runs.c.owner, where.owner), (runs.c.workflow, where.workflow), (runs.c.context_id, where.context_id),
-        (runs.c.parent, where.parent),
-    ):  # fmt: skip
-        if wanted is not None:
-            query = query.where(column == wanted)
-    if where.states:
-        query = query.where(runs.c.state.in_([wanted.value for wanted in where.states]))
-    if where.roots:
-        query = query.where(runs.c.parent.is_(None))
-    if where.updated_after is not None:
-        query = query.where(runs.c.updated_at > where.updated_after)
-    return query
 
 
 def _begun(row: Any) -> Run:
