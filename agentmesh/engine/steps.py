@@ -238,10 +238,8 @@ async def child(
         head = started
         if not started.state.terminal:
             head = await run.wait_for_child(a.path, started.id, subscription if new else None)
-    ended = await run.bench.store.get_head(head.id)
-    if ended is not None:
-        a.spent += ended.usage
-        a.budget.spend_tokens(ended.usage.tokens)
+    a.spent += head.usage
+    a.budget.spend_tokens(head.usage.tokens)
     if head.state is RunState.COMPLETED:
         return head.output
     error = head.error or {}

@@ -140,10 +140,10 @@ async def test_a_write_whose_check_failed_to_answer_is_not_done_again() -> None:
 async def test_a_judge_spends_the_budget_of_the_run() -> None:
     """It is reserved before it is asked."""
     script = Script([GOOD], [score(1)])
-    run, rows, _ = await asked(script, llm(judge(max_tokens=100)), budget={"tokens": 99})
+    run, _, _ = await asked(script, llm(judge(max_tokens=100)), budget={"tokens": 99})
     assert run.error is not None
     assert run.error["code"] == "budget"
-    assert script.asked == {"tiny": 1, "large": 0} or script.asked == {"tiny": 0, "large": 0}
+    assert script.asked == {"tiny": 1, "large": 0}
 
 
 # order
@@ -193,10 +193,8 @@ async def test_a_tool_checks_the_output() -> None:
 
 async def test_a_tool_that_is_a_run_may_check() -> None:
     """Its tokens are the attempt's."""
-    ask = {
-        "description": "Asks.", "input": TEXT,
-        "llm": {"prompt": "Fine? ${{ input.text }}", "output": {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}},
-    }  # fmt: skip
+    fine = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    ask = {"description": "Asks.", "input": TEXT, "llm": {"prompt": "Fine? ${{ input.text }}", "output": fine}}
     step = llm({"tool": {"name": "desk.ask", "with": {"text": "${{ output.reply }}"}}})
     model = ScriptedModel(lambda r: {"ok": True} if "Fine?" in r.messages[0]["content"] else GOOD)
     async with serving(mesh(workflow("w", step), tools={"ask": ask}), model=model) as engine:
@@ -240,11 +238,11 @@ async def test_enough_samples_must_agree() -> None:
 async def test_samples_that_disagree_fail_the_answer() -> None:
     """As soon as it is certain; only the path is compared."""
     step = llm({"vote": {"samples": 3, "agree": 3, "path": "output.reply"}})
-    run, rows, model = await asked([GOOD, GOOD, BAD], step)
+    run, _, _ = await asked([GOOD, GOOD, BAD], step)
     assert run.error is not None
     assert "only 2 of 3 samples agree, 3 must" in run.error["message"]
     say, _ = by_seed([GOOD, "not json", ModelUnavailable("down")])
-    run, rows, _ = await asked(say, llm({"vote": {"samples": 3, "agree": 2}}))
+    run, _, _ = await asked(say, llm({"vote": {"samples": 3, "agree": 2}}))
     assert run.error is not None
     assert run.error["code"] == "could_not_check", "an outage is no vote against it"
 
