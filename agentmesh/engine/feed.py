@@ -110,6 +110,8 @@ class _Course:
                 case Kind.STEP_INTENT:
                     await self._tape.write(replace(row, payload={**row.payload, "key": self._key}))
                 case Kind.STEP_ATTEMPT:
+                    if not (self._open or self._made or self._last.get("awaits")):
+                        await self._tape.write(self._started(replace(row, kind=Kind.STEP_STARTED, payload={"why": ""})))
                     await self._tape.write(self._attempt(row))
                 case Kind.STEP_COMPLETED:
                     output = await self._output(row)

@@ -29,7 +29,7 @@ from agentmesh.engine.runs import as_submitted
 from agentmesh.engine.tape import Difference, Tape, canonical, digest_of
 from agentmesh.errors import Declined, Expired
 
-QUIET = 200
+QUIET = 100
 """Turns of the event loop in which nothing moved: what is still open waits for something that the journal does not have."""
 
 
@@ -150,6 +150,8 @@ class _Again(Execution):
             if quiet < QUIET:
                 continue
             quiet = 0
+            if self._tape.release():
+                continue
             if (late := self._tape.late(self._limits)) is not None:
                 self._limits.pop(late).run_out()
             elif not self._scope.cancel_called:

@@ -64,6 +64,9 @@ class Tape(Journal):
         self._families: dict[str, list[Entry]] = {}
         self._until: dict[tuple[str, int], float | None] = {}
         self._turns: dict[int, anyio.Event] = {}
+        self._failing: deque[anyio.Event] = deque()
+        self.gap = next((i for i, entry in enumerate(entries, 1) if entry.seq != i), None)
+        """Number of the first row that is missing."""
         for entry in played:
             self._paths.setdefault(entry.path, deque()).append(entry)
             if entry.path:
@@ -96,8 +99,14 @@ class Tape(Journal):
         self.rows.append(replace(entry, seq=row.seq, at=row.at))
         self.now = max(self.now, row.at)
         self.moves += 1
-        if self._order and self._order[0].seq in self._turns:
-            self._turns.pop(self._order[0].seq).set()
+        following = self._order[0] if self._order else None
+        if following is not None and following.seq in self._turns:
+            self._turns.pop(following.seq).set()
+        if entry.kind is Kind.STEP_FAILED and not entry.payload.get("tolerated") and following is not None:
+            if following.path and not entry.path.startswith(following.path):
+                # The failure is about to cut other branches off, and the journal has more rows of theirs.
+                self._failing.append(anyio.Event())
+                await self._failing[-1].wait()
 
     async def _beyond(self, entry: Entry) -> NoReturn:
         """The journal has no such row: whoever writes it was cut off here, or the run stands here."""
@@ -135,6 +144,14 @@ class Tape(Journal):
         """Unix seconds at which a question expired."""
         return self._until.get((path, attempt))
 
+    def release(self) -> bool:
+        """Lets the first failure that waits for other branches' rows go on; False when none does."""
+        if not self._failing:
+            return False
+        self._failing.popleft().set()
+        self.moves += 1
+        return True
+
     def late(self, paths: Iterable[str]) -> str | None:
         """The innermost of these blocks whose time was over, if that is what the journal says next."""
         row = self._order[0] if self._order else None
@@ -159,6 +176,8 @@ class Tape(Journal):
 
     def unreached(self) -> Difference | None:
         """What the journal has and the replay never came to."""
+        if self.gap is not None:
+            return Difference("", f"row {self.gap} of the journal is missing", self.gap)
         if not self._order:
             return None
         row = self._order[0]
