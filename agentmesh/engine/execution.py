@@ -244,7 +244,7 @@ class Execution:
         error: dict[str, JSON] | None = dict(why["error"]) if "error" in why else None
         workflow = self.definition.workflow if hasattr(self, "definition") else None
         if workflow is not None and has_compensation(workflow):
-            self.waits = Waits(self.bench.clock, self.bench.sleep, lambda: None)
+            self.waits = Waits(self.bench.clock, self.bench.sleep, None)
             await self.journal.flush(wait=True)
             undoing = await self._remember(grown=True)
             if undoing is None:

@@ -66,11 +66,13 @@ class Waits:
     """Counts the branches of one run that work; parks the run when there are none."""
 
     def __init__(
-        self, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]], park: Callable[[], None]
+        self, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]], park: Callable[[], None] | None
     ) -> None:
+        """`park` cuts every branch off; None: the run is never parked."""
         self._clock = clock
         self._sleep = sleep
         self._park = park
+        self._parked = False
         self._working = 1
         self._waiting: dict[Wait, None] = {}
         """The oldest first: whoever waited longest is the first to look at what arrives."""
@@ -107,7 +109,7 @@ class Waits:
             self._look()
 
     def wake(self, wait: Wait) -> None:
-        if wait in self._waiting:
+        if wait in self._waiting and not self._parked:  # what is parked looks again before it is given up
             del self._waiting[wait]
             self._working += 1
             wait.set()
@@ -130,7 +132,10 @@ class Waits:
                 await wait.over()
                 return False
             await anyio.lowlevel.checkpoint()  # a run that is parked now does not come past this
-            return await self._sleep_or_wake(wait, wait.due)
+            over = await self._sleep_or_wake(wait, wait.due)
+            if self._parked:
+                await anyio.sleep_forever()  # the cut is on its way: nothing may begin now
+            return over
         finally:
             if wait in self._waiting:
                 del self._waiting[wait]
@@ -151,10 +156,11 @@ class Waits:
         return not wait.woken
 
     def _look(self) -> None:
-        if self._working or not self._waiting:
+        if self._working or not self._waiting or self._park is None:
             return
         wake_at = self.wake_at
         if wake_at is None or wake_at - self._clock() > SOON:
+            self._parked = True
             self._park()
 
 

@@ -52,6 +52,8 @@ class Worker:
         self._active: dict[str, Execution] = {}
         self._clock = clock
         self._at_once = at_once or None
+        self._extended = clock()
+        """When the leases were extended last, by the clock."""
         self._trouble: str | None = None
         self._roots = 0
         """Places taken, by runs that no step started."""
@@ -112,6 +114,9 @@ class Worker:
             pause = POLL
             if free > 0:
                 try:
+                    if self._clock() - self._extended > self._heartbeat:
+                        # The clock was set forward, or this process stood still: what it works on must not look given up to itself.
+                        await self._extend_leases()
                     claims = await self._store.claim(self.name, limit=free, lease=self._lease, at_once=self._at_once)
                     for claim in claims:
                         free -= claim.run.parent is None
@@ -213,15 +218,19 @@ class Worker:
     async def _say_alive(self) -> None:
         while True:
             await anyio.sleep(self._heartbeat)
-            epochs = {run_id: execution.epoch for run_id, execution in self._active.items()}
-            if not epochs:
-                continue
-            try:
-                lost = await self._store.heartbeat(self.name, epochs, lease=self._lease)
-            except StoreError:
-                log.exception("the leases of %d runs could not be extended", len(epochs))
-                continue
-            for run_id in lost:
-                execution = self._active.get(run_id)
-                if execution is not None and execution.epoch == epochs[run_id]:
-                    execution.lose()
+            await self._extend_leases()
+
+    async def _extend_leases(self) -> None:
+        self._extended = self._clock()
+        epochs = {run_id: execution.epoch for run_id, execution in self._active.items()}
+        if not epochs:
+            return
+        try:
+            lost = await self._store.heartbeat(self.name, epochs, lease=self._lease)
+        except StoreError:
+            log.exception("the leases of %d runs could not be extended", len(epochs))
+            return
+        for run_id in lost:
+            execution = self._active.get(run_id)
+            if execution is not None and execution.epoch == epochs[run_id]:
+                execution.lose()

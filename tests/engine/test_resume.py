@@ -24,7 +24,7 @@ from tests.engine.meshes import LOCAL, Clock, mesh, serving, workflow
 
 pytestmark = pytest.mark.anyio
 
-WRITES = ("start_run", "append", "claim", "request_cancel", "put")
+WRITES = ("start_run", "append", "park", "post", "claim", "request_cancel", "put")
 LEASE = 30.0
 
 FIX = workflow(
