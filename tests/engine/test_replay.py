@@ -93,7 +93,9 @@ async def test_a_run_replays_to_the_same_digest() -> None:
         ((Kind.RUN_COMPLETED, "", 0, {"output": {}}), "", "output.queue: the journal says nothing"),
     ],
 )  # fmt: skip
-async def test_a_changed_row_is_found(change: tuple[Kind, str, int, Mapping[str, Any]], path: str, message: str) -> None:
+async def test_a_changed_row_is_found(
+    change: tuple[Kind, str, int, Mapping[str, Any]], path: str, message: str
+) -> None:
     """The first place where the journal contradicts itself is named: the row, or what should have followed from it."""
     run, entries, definition = await of_sort()
     kind, where, nth, payload = change
@@ -110,7 +112,9 @@ async def test_a_row_that_is_gone_is_found() -> None:
         rest = [e for i, e in enumerate(entries) if i != gone]
         assert (await replay(run, rest, definition)).difference is not None, entries[gone]
         renumbered = [replace(e, seq=seq) for seq, e in enumerate(rest, 1)]
-        assert entries[gone].kind is Kind.STEP_INTENT or not (await replay(run, renumbered, definition)).same, entries[gone]
+        assert entries[gone].kind is Kind.STEP_INTENT or not (await replay(run, renumbered, definition)).same, entries[
+            gone
+        ]
 
 
 async def test_another_definition_is_another_way() -> None:
@@ -151,7 +155,14 @@ async def test_failures_and_what_was_cut_off_replay() -> None:
     flow = workflow(
         "w",
         {"id": "may", "python": "t:f", "with": {"n": 2}, "on_error": "continue"},
-        {"id": "again", "python": "t:f", "with": {"n": 5}, "effect": "read", "retry": {"attempts": 3}, "on_error": "continue"},
+        {
+            "id": "again",
+            "python": "t:f",
+            "with": {"n": 5},
+            "effect": "read",
+            "retry": {"attempts": 3},
+            "on_error": "continue",
+        },
         {
             "id": "all",
             "map": {"over": "${{ [0, 1, 2, 3, 4] }}", "as": "n", "at_once": 3},
