@@ -24,7 +24,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def parse(given: Sequence[str], schema: Mapping[str, Any]) -> dict[str, Any]:
+def parse(given: Sequence[str], schema: Mapping[str, Any], *, option: str = "--input") -> dict[str, Any]:
     """`k=v` pairs as an object. `k=@file` reads a file, `k=@-` stdin, `k=@@x` is the text `@x`.
 
     `@file` alone is a file with the whole object. InvalidInput when a pair has no `=`, a name comes twice, a file
@@ -34,22 +34,23 @@ def parse(given: Sequence[str], schema: Mapping[str, Any]) -> dict[str, Any]:
     properties = schema.get("properties") if isinstance(schema.get("properties"), Mapping) else {}
     for pair in given:
         if pair.startswith("@") and "=" not in pair:
-            whole = _whole(pair)
+            whole = _whole(pair, option)
             if again := whole.keys() & result.keys():
-                raise InvalidInput(f"--input {pair} gives {_quoted(again)} a second time")
+                raise InvalidInput(f"{option} {pair} gives {_quoted(again)} a second time")
             result |= whole
             continue
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise InvalidInput(f"--input takes NAME=VALUE or @FILE, not {pair!r}{_known(properties)}")
+            raise InvalidInput(f"{option} takes NAME=VALUE or @FILE, not {pair!r}{_known(properties)}")
         if name in result:
-            raise InvalidInput(f"--input gives {name!r} twice")
-        result[name] = value(name, _text(name, text), (properties or {}).get(name, {}))
+            raise InvalidInput(f"{option} gives {name!r} twice")
+        flag = _flag(name, option)
+        result[name] = value(flag, text_of(flag, text), (properties or {}).get(name, {}))
     return result
 
 
-def value(name: str, text: str, schema: Any) -> Any:
-    """One value by its schema: text where text is allowed, else JSON of an allowed type."""
+def value(flag: str, text: str, schema: Any) -> Any:
+    """One value by its schema, called `flag` where it does not fit: text where text is allowed, else JSON of an allowed type."""
     allowed = _types(schema)
     if allowed is None:
         return text
@@ -63,7 +64,7 @@ def value(name: str, text: str, schema: Any) -> Any:
         return found
     if "string" in allowed:
         return text
-    raise InvalidInput(f"{_flag(name)} must be {' or '.join(sorted(allowed))}, and {_short(text)} is not")
+    raise InvalidInput(f"{flag} must be {' or '.join(sorted(allowed))}, and {_short(text)} is not")
 
 
 def _types(schema: Any) -> frozenset[str] | None:
@@ -93,13 +94,14 @@ def _is(found: Any, kind: str) -> bool:
     return kind in TYPES and isinstance(found, TYPES[kind])
 
 
-def _text(name: str, text: str) -> str:
+def text_of(flag: str, text: str) -> str:
+    """The text that an argument is: itself, a file's with `@`, stdin with `@-`; `@@x` is the text `@x`."""
     if text.startswith("@@"):
         return text[1:]
-    return _read(name, text[1:]) if text.startswith("@") else text
+    return _read(flag, text[1:]) if text.startswith("@") else text
 
 
-def _read(name: str, path: str) -> str:
+def _read(flag: str, path: str) -> str:
     """A file's text. Logs are not always UTF-8: what is not becomes the replacement character."""
     try:
         if path == "-":
@@ -109,27 +111,25 @@ def _read(name: str, path: str) -> str:
                 content = file.read(MAX_BYTES + 1)
     except OSError as e:
         reason = (e.strerror or str(e)).lower()
-        raise InvalidInput(
-            f"{_flag(name)}: cannot read {path!r}: {reason} (text that begins with @ is written @@)"
-        ) from e
+        raise InvalidInput(f"{flag}: cannot read {path!r}: {reason} (text that begins with @ is written @@)") from e
     if len(content) > MAX_BYTES:
-        raise InvalidInput(f"{_flag(name)}: {path!r} has more than {MAX_BYTES:,} bytes, the most that a server takes")
+        raise InvalidInput(f"{flag}: {path!r} has more than {MAX_BYTES:,} bytes, the most that a server takes")
     return content.decode("utf-8", "replace")
 
 
-def _whole(pair: str) -> dict[str, Any]:
+def _whole(pair: str, option: str) -> dict[str, Any]:
     try:
-        found = json.loads(_read(pair, pair[1:]))
+        found = json.loads(_read(f"{option} {pair}", pair[1:]))
     except ValueError as e:
-        raise InvalidInput(f"--input {pair}: the file is not JSON: {e}") from e
+        raise InvalidInput(f"{option} {pair}: the file is not JSON: {e}") from e
     if not isinstance(found, dict):
-        raise InvalidInput(f"--input {pair}: the file must hold a JSON object")
+        raise InvalidInput(f"{option} {pair}: the file must hold a JSON object")
     return found
 
 
-def _flag(name: str) -> str:
+def _flag(name: str, option: str) -> str:
     """How a value is called on the command line: an input by its option, TEXT and --data as they are."""
-    return name if name in ("TEXT", "--data") or name.startswith("@") else f"--input {name}"
+    return name if name in ("TEXT", "--data") else f"{option} {name}"
 
 
 def _known(properties: Any) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ from agentmesh.cli.output import duration, first_line, note
 
 AWAY = 60.0
 """Seconds to look for a server that went away while a run was followed."""
+ASKING = ("approval", "input")
+"""What a step waits `for` when it asks a person."""
 TERMINAL = ("completed", "failed", "canceled", "rejected")
 """`RunState.terminal`, spelled out: importing core costs a fifth of a second."""
 MARKS = {"completed": "✓", "failed": "✗", "skipped": "-", "canceled": "-", "waiting": "…"}
@@ -31,6 +34,8 @@ class Line:
     note: str = ""
     begun: float = 0.0
     ended: float = 0.0
+    asks: bool = False
+    """It waits for a person now."""
 
 
 @dataclass(slots=True)
@@ -41,6 +46,8 @@ class Steps:
     notice: str = ""
     state: str = "submitted"
     seq: int = 0
+    run_id: str = ""
+    """For the command that answers a question."""
 
     def take(self, event: Event) -> str:
         """Folds one event in; a sentence about it, empty when there is nothing to say."""
@@ -60,7 +67,11 @@ class Steps:
             return self._run(kind, payload)
         line = self.lines.setdefault(path, Line(path))
         line.attempt = max(line.attempt, int(entry.get("attempt") or 0))
-        return f"{path}: {said}" if (said := _step(line, kind, payload, float(entry.get("at") or 0))) else ""
+        said = _step(line, kind, payload, float(entry.get("at") or 0))
+        if line.asks:
+            line.note += f"  (agentmesh runs answer {self.run_id})"
+            said += f"; answer with: agentmesh runs answer {self.run_id}"
+        return f"{path}: {said}" if said else ""
 
     def _run(self, kind: str, payload: Mapping[str, Any]) -> str:
         state = kind.removeprefix("run.")
@@ -68,16 +79,33 @@ class Steps:
             again = state == "working" and self.state == "working"
             self.state = state
             return "the run goes on after its worker went away" if again else ""
-        return f"cancel asked for by {payload.get('by', 'somebody')}" if state == "cancel_requested" else ""
+        by = payload.get("by", "somebody")
+        match state:
+            case "cancel_requested":
+                return f"cancel asked for by {by}"
+            case "signaled":
+                return f"signal {payload.get('name')} by {by}"
+            case "answered":
+                return f"{by} answers {payload.get('question')} with {'yes' if payload.get('yes') else 'no'}"
+            case "undoing":
+                return "what was done is being undone"
+            case "input_required":
+                self.state = state
+        return ""
 
 
 def _step(line: Line, kind: str, payload: Mapping[str, Any], at: float) -> str:
     """What one entry of a step's journal changes, and a sentence about it."""
+    line.asks = False
     match kind.removeprefix("step."):
         case "started":
             line.verb, line.state, line.note = str(payload.get("verb") or line.verb), "running", ""
             line.begun, why = line.begun or at, str(payload.get("why") or "first")
             return f"{line.verb} begins" if why == "first" else f"attempt {line.attempt} ({why})"
+        case "waiting":
+            line.verb, line.state, line.note = str(payload.get("verb") or line.verb), "waiting", waits_for(payload)
+            line.begun, line.asks = line.begun or at, payload.get("for") in ASKING
+            return line.note
         case "child":
             whom = payload.get("skill") or payload.get("workflow") or ""
             line.note = f"run {payload.get('run')}" + (f" of {whom}" if whom else "")
@@ -100,6 +128,18 @@ def _step(line: Line, kind: str, payload: Mapping[str, Any], at: float) -> str:
             line.state, line.note, line.ended = "skipped", str(payload.get("reason") or ""), at
             return "skipped" + (f": {line.note}" if line.note else "")
     return ""
+
+
+def waits_for(payload: Mapping[str, Any]) -> str:
+    """What a step waits for, from its `step.waiting` entry."""
+    until = payload.get("until")
+    end = f", until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC" if until else ""
+    match payload.get("for"):
+        case "timer":
+            return f"waits{end}"
+        case "signal":
+            return f"waits for the signal {payload.get('name')}{end}"
+    return f"asks: {first_line(str(payload.get('ask') or ''), 80)}{end}"
 
 
 class View(Protocol):
@@ -165,7 +205,7 @@ class Table:
         from rich.text import Text
 
         grid = Grid.grid(padding=(0, 2))
-        colours = {"completed": "green", "failed": "red", "running": "cyan", "skipped": "dim"}
+        colours = {"completed": "green", "failed": "red", "running": "cyan", "skipped": "dim", "waiting": "yellow"}
         now = time.time()
         for line in self.steps.lines.values():
             mark = MARKS.get(line.state) or "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"[int(now * 8) % 10]
@@ -177,7 +217,7 @@ class Table:
                 indent + line.path,
                 Text(line.verb, "dim"),
                 took,
-                Text(note, "dim"),
+                Text(note, "yellow" if line.asks else "dim"),
             )
         if self.steps.notice:
             grid.add_row(Text("…", "yellow"), Text(self.steps.notice, "yellow"), "", "", "")
@@ -189,7 +229,7 @@ def follow(folder: Path, client: Client, run_id: str, *, quiet: bool = False) ->
 
     Unreachable when the server went away and did not come back; KeyboardInterrupt passes, and the run goes on.
     """
-    steps = Steps()
+    steps = Steps(run_id=run_id)
     path = f"/v1/runs/{segment(run_id)}"
     with view(steps, quiet=quiet) as shown:
         while True:

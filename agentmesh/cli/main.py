@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from agentmesh import __version__
-from agentmesh.cli import agents, doctor, history, models, policies, project, runs, schedules, serve, tools
+from agentmesh.cli import agents, doctor, history, models, people, policies, project, runs, schedules, serve, tools
 from agentmesh.cli.options import FAILED, INTERRUPTED, OK, WRONG, exit_status
 from agentmesh.cli.output import note
 from agentmesh.errors import MeshError
@@ -58,6 +58,7 @@ app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
 app.command("check")(project.check)
 app.command("run")(runs.run)
+people.add_to(runs.app)
 history.add_to(runs.app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(tools.app, name="tools")

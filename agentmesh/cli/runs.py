@@ -1,4 +1,4 @@
-"""`run` and `runs`: start workflows, follow them, look at them, cancel them."""
+"""`run` and `runs`: start workflows, follow them, look at them, cancel them. What people answer is in `people`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agentmesh.cli.client import Client, segment
 from agentmesh.cli.options import FAILED, INTERRUPTED, Inputs, Json, Mesh, WrongUsage, mesh_folder
 from agentmesh.cli.output import ago, duration, first_line, note, print_json, print_table, print_value
 
-app = typer.Typer(no_args_is_help=True, help="Look at runs, watch them, cancel them.")
+app = typer.Typer(no_args_is_help=True, help="Look at runs, watch them, answer them, cancel them.")
 RunId = Annotated[str | None, typer.Argument(metavar="[ID]", help="The run; the newest when not given.")]
 
 
@@ -71,12 +71,22 @@ def list_runs(
     ] = None,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=200)] = 20,
     everything: Annotated[bool, typer.Option("--all", help="Also runs that a step of another run started.")] = False,
+    waiting: Annotated[
+        bool, typer.Option("--waiting", help="What runs ask people now, oldest question first.")
+    ] = False,
     cursor: Annotated[str | None, typer.Option(help="Go on after the page that gave this.")] = None,
     mesh: Mesh = None,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first."""
     client = _client(mesh)
+    if waiting:
+        from agentmesh.cli.people import list_waiting
+
+        if state or cursor:
+            raise WrongUsage("--waiting lists questions; it goes with --workflow, not with --state or --cursor")
+        list_waiting(client, workflow=workflow, as_json=as_json)
+        return
     roots = None if everything or workflow else "true"
     page = client.get("/v1/runs", workflow=workflow, state=state, roots=roots, limit=limit, cursor=cursor)
     if as_json:
@@ -107,6 +117,12 @@ def show(run_id: RunId = None, mesh: Mesh = None, as_json: Json = False) -> None
         print_table(("STEP", "VERB", "STATE", "ATTEMPT", "TOOK", ""), [_row(step) for step in found["steps"]], "")
     if _error(found):
         print(f"\n{_error(found)}")
+    if any((step.get("waiting") or {}).get("for") in ("approval", "input") for step in found.get("steps") or ()):
+        from agentmesh.cli.people import how, show_question
+
+        for question in client.get(f"/v1/runs/{segment(found['id'])}/questions")["questions"]:
+            show_question(question)
+            note(how(question))
     if found.get("output") is not None:
         print()
         print_value(found["output"])
@@ -149,6 +165,10 @@ def _row(step: Mapping[str, Any]) -> tuple[Any, ...]:
     begun, ended = step.get("started_at"), step.get("ended_at")
     took = duration(ended - begun) if begun and ended else ""
     error = (step.get("error") or {}).get("message") or (f"run {step['child']}" if step.get("child") else "")
+    if step.get("waiting"):
+        from agentmesh.cli.live import waits_for
+
+        error = waits_for(step["waiting"])
     indent = "  " * str(step["path"]).count("/")
     return (
         indent + step["path"],

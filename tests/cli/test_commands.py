@@ -96,6 +96,7 @@ def test_lists_of_agents_models_and_schedules(agentmesh: Agentmesh, mesh: Path, 
     model = {"name": "tiny", "state": "loading", "message": "loading weights", "urls": [], "replicas": 0, "since": 0}
     schedule = {
         "workflow": "inbox",
+        "index": 0,
         "schedule": "* * * * *",
         "timezone": "UTC",
         "last": None,
@@ -107,7 +108,7 @@ def test_lists_of_agents_models_and_schedules(agentmesh: Agentmesh, mesh: Path, 
     for command, rows, words in (
         (("agents", "list"), [skill], ["triage", "triage", "logs", "Reads", "logs."]),
         (("models", "status"), [model], ["tiny", "loading", "0", "loading", "weights"]),
-        (("schedules", "list"), [schedule], ["inbox", "*", "*", "*", "*", "*", "UTC", "2026-11-22T17:00:00Z"]),
+        (("schedules", "list"), [schedule], ["inbox", "0", "*", "*", "*", "*", "*", "UTC", "2026-11-22T17:00:00Z"]),
     ):
         assert agentmesh(*command, "--mesh", str(mesh)).out.splitlines()[1].split() == words
         assert json.loads(agentmesh(*command, "--mesh", str(mesh), "--json").out) == rows
