@@ -29,6 +29,9 @@ POLL = 1.0
 """Seconds between claims when nobody in this process started a run: for runs whose worker died, or of another process."""
 QUICK = 4
 """Runs at once up to which each is claimed as it is recorded, one commit sooner. Past it, claiming many together costs half as much."""
+PROBE_EVERY = 1.0
+PROBE_TIMEOUT = 2.0
+"""Seconds between the writes by which `ready` finds out whether the store works, and what each may take."""
 GRACE = 5.0
 """Seconds that steps in flight get when the worker stops."""
 
@@ -55,6 +58,9 @@ class Worker:
         self._extended = clock()
         """When the leases were extended last, by the clock."""
         self._trouble: str | None = None
+        self._unwritten: str | None = None
+        """Why the last probe could not be written."""
+        self._probed = -PROBE_EVERY
         self._roots = 0
         """Places taken, by runs that no step started."""
         self._full = False
@@ -101,6 +107,24 @@ class Worker:
     def trouble(self) -> str | None:
         """What the store said when it failed last; None when it has done its work since."""
         return self._trouble
+
+    async def ready(self) -> str | None:
+        """What keeps the store from its work; None when it took a write within the last second. Answers within two seconds.
+
+        A full disk is noticed by writing only, and nobody may be writing now.
+        """
+        now = anyio.current_time()
+        if now - self._probed >= PROBE_EVERY:
+            self._probed = now
+            try:
+                with anyio.fail_after(PROBE_TIMEOUT):
+                    await self._store.put("health", "probe", self._clock())
+                self._unwritten = None
+            except StoreError as error:
+                self._unwritten = error.message
+            except TimeoutError:
+                self._unwritten = f"it did not take a write within {PROBE_TIMEOUT:g} s"
+        return self._trouble or self._unwritten
 
     @property
     def active(self) -> int:

@@ -33,7 +33,7 @@ def health_routes(
         if built is None:
             missing.append("the mesh is still being opened")
         else:
-            if trouble := built.worker.trouble():
+            if trouble := await built.worker.ready():
                 missing.append(f"the store is in trouble: {trouble}")
             if settings.models:
                 missing += model_reasons(built)

@@ -29,7 +29,11 @@ FILE = {
 def engine(*status: ModelStatus, trouble: str | None = None) -> Any:
     """As much of an engine as readiness looks at."""
     mesh = Mesh(PurePath("mesh"), MeshFile.model_validate(FILE))
-    worker = SimpleNamespace(trouble=lambda: trouble)
+
+    async def ready() -> str | None:
+        return trouble
+
+    worker = SimpleNamespace(ready=ready)
     return SimpleNamespace(mesh=mesh, models=SimpleNamespace(status=lambda: {s.name: s for s in status}), worker=worker)
 
 
