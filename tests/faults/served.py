@@ -167,3 +167,54 @@ def check_journal(entries: list[Mapping[str, Any]]) -> None:
             over.add(path)
     ends = [e["kind"] for e in entries if e["kind"] in ("run.completed", "run.failed", "run.canceled")]
     assert len(ends) <= 1
+
+
+HEALTHY = 1.0
+"""Most seconds that `/healthz` may take, whatever the matter is."""
+PATIENCE = 20.0
+"""Most seconds that a caller waits for a refusal, and a server for noticing that all is well again."""
+
+
+def expect_trouble(server: Served, workflow: str = "quick") -> None:
+    """The server says that it cannot do its work, and when to come back; the process itself is well."""
+
+    def refused() -> httpx.Response | None:
+        begun = time.monotonic()
+        answer = server.http.post("/v1/runs", json={"workflow": workflow, "input": {}}, timeout=PATIENCE)
+        if answer.status_code == 201:
+            return None
+        assert time.monotonic() - begun < PATIENCE
+        return answer
+
+    answer = until(refused, PATIENCE, "runs are accepted all the same")
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    ready = until(
+        lambda: found if (found := server.ready()).status_code == 503 else None, PATIENCE, "readyz says ready"
+    )
+    assert int(ready.headers["retry-after"]) >= 1
+    expect_alive(server)
+
+
+def expect_alive(server: Served) -> None:
+    """`/healthz` answers at once."""
+    begun = time.monotonic()
+    assert server.http.get("/healthz", timeout=PATIENCE).status_code == 200
+    assert time.monotonic() - begun < HEALTHY
+
+
+def expect_recovery(server: Served) -> None:
+    """Without anybody's help the server is ready again, and runs end."""
+    until(
+        lambda: True if server.ready().status_code == 200 else None,
+        PATIENCE,
+        lambda: f"not ready: {server.ready().text}",
+    )
+    run = until(lambda: _started(server), PATIENCE, "no run is accepted")
+    assert server.ended(run)["state"] == "completed"
+
+
+def _started(server: Served) -> str | None:
+    answer = server.http.post("/v1/runs", json={"workflow": "quick", "input": {}}, timeout=PATIENCE)
+    return answer.json()["id"] if answer.status_code == 201 else None

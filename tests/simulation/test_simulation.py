@@ -88,8 +88,8 @@ class _Sleepy(MemoryStore):
 
 @pytest.mark.parametrize("broken", [_Lossy, _Unfenced, _Sleepy])
 def test_a_broken_store_is_noticed(broken: Callable[..., MemoryStore]) -> None:
-    """Of a hundred schedules on a store that breaks a rule, one at least says so."""
-    assert any(simulate(seed, database=broken).faults for seed in range(100))
+    """Of some hundred schedules on a store that breaks a rule, one at least says so."""
+    assert any(simulate(seed, database=broken).faults for seed in range(400))
 
 
 @pytest.mark.parametrize("allowed", [_Generous, _Repeating])
