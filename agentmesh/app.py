@@ -33,6 +33,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentmesh import telemetry
+from agentmesh.adapters.cluster import RayTasks, runs_on_ray
 from agentmesh.adapters.files import load_mesh
 from agentmesh.adapters.http_outside import OutsideHttp
 from agentmesh.adapters.lock import MeshLock
@@ -120,6 +121,8 @@ async def open_app(
         ModelChild(
             settings.folder, deployed, keep_models=settings.keep_models, grace=settings.child_grace,
             ray_address=settings.ray_address, clock=clock,
+            tasks=settings.models and runs_on_ray(mesh.workflows.values()),
+            guest=settings.state_folder != settings.folder / ".agentmesh",
         ) as child,
         OpenAiHttp(mesh.file.models, child, model_wait=settings.limits.model_wait) as endpoints,
         OutsideHttp() as http,
@@ -130,7 +133,8 @@ async def open_app(
         engine = build_engine(
             mesh, store, endpoints, clock=clock, random=rng,
             lease=settings.lease.seconds, heartbeat=settings.lease.heartbeat,
-            http=http, databases=databases, secrets=settings.secrets.values,
+            http=http, databases=databases, cluster=RayTasks(child, str(settings.folder)) if settings.models else None,
+            secrets=settings.secrets.values,
         )  # fmt: skip
         await work.start(engine.worker.run)
         await tasks.start(engine.scheduler.run)

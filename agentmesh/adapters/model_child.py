@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,7 @@ from agentmesh.adapters.model_link import (
     status_from_json,
     to_line,
 )
-from agentmesh.adapters.model_source import check_engine, locate
+from agentmesh.adapters.model_source import check_engine, check_ray, locate
 from agentmesh.adapters.processes import MARK, end_marked, marked, process
 from agentmesh.core.model import Model, ModelState, ModelStatus, Progress
 from agentmesh.errors import ModelFailed, ModelUnavailable
@@ -77,16 +78,25 @@ class ModelChild:
         keep_models: bool = False,
         grace: float = 600.0,
         ray_address: str | None = None,
+        tasks: bool = False,
+        guest: bool = False,
         program: Sequence[str] = PROGRAM,
         environ: Mapping[str, str] | None = None,
         pace: Pace = Pace(),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`folder` is the mesh's; of `models`, those with `deploy` are ours. `program` is replaced by tests."""
+        """`folder` is the mesh's; of `models`, those with `deploy` are ours. `program` is replaced by tests.
+
+        `tasks`: a cluster is wanted also without models, to run functions. `guest`: another server of the same folder has the
+        child; this one uses it, and neither starts nor stops it.
+        """
         self._folder = folder
         self._home = Home((state_folder or folder / ".agentmesh") / "models")
         self._models = {name: model for name, model in models.items() if model.deploy is not None}
-        self._keep, self._grace, self._address = keep_models, grace, ray_address
+        self._keep, self._grace, self._address = keep_models or guest, grace, ray_address
+        self._for_tasks, self._guest = tasks, guest
+        self.no_cluster = "" if tasks or self._models else "no workflow of this mesh says `on: ray` any more"
+        """Why no function can run on Ray here; empty when they can."""
         self._program, self._pace, self._clock = program, pace, clock
         self._environ = os.environ if environ is None else environ
         self._specs: dict[str, Spec] = {}
@@ -167,8 +177,40 @@ class ModelChild:
 
     # -- the child's life
 
+    async def meet(self, seconds: float) -> tuple[anyio.abc.SocketStream, BufferedByteReceiveStream]:
+        """A connection of one's own to the child, past token and greeting; waits for it to run. ModelUnavailable when it does not."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            state = self._home.load()
+            if state is not None and state.pid and process(state.pid) == state.process:
+                with suppress(OSError, TimeoutError, ModelUnavailable, anyio.BrokenResourceError):
+                    stream = await self._connect(state)
+                    lines = BufferedByteReceiveStream(stream)
+                    try:
+                        if _is_ours(await read_message(lines)):
+                            return stream, lines
+                    except BaseException:
+                        await anyio.aclose_forcefully(stream)
+                        raise
+                    await stream.aclose()
+            await anyio.sleep(0.1)
+        raise ModelUnavailable(f"the process that runs Ray was not there within {seconds:.0f} s; see {self._home.logs}")
+
+    async def _attend(self) -> None:
+        """A guest's life: follow whatever child there is."""
+        while True:
+            try:
+                stream, lines = await self.meet(SILENCE)
+                async with stream:
+                    await self._hear(lines)
+            except (OSError, TimeoutError, ModelUnavailable) as error:
+                log.debug("the models' process: %s", error)
+            self._set_all("waiting for the server of this folder that has the models")
+
     async def _run(self) -> None:
-        if not self._specs:
+        if self._guest:
+            await self._attend()
+        if not self._specs and not self._for_tasks:
             await anyio.to_thread.run_sync(self._clear)
             return
         failures = 0
@@ -263,17 +305,21 @@ class ModelChild:
         """Tell the child what to run and take its statuses, until the connection ends."""
         async with stream:
             lines = BufferedByteReceiveStream(stream)
-            hello = (await _read(lines))["hello"]
-            if (hello.get("version"), hello.get("protocol")) != (agentmesh.__version__, PROTOCOL):
-                log.info("the models' process is of version %s; replacing it", hello.get("version"))
+            hello = await read_message(lines)
+            if not _is_ours(hello):
+                log.info("the models' process is another release's (%s); replacing it", hello.get("hello"))
                 await anyio.to_thread.run_sync(self._clear)
                 return
             await stream.send(to_line({"do": "deploy", "models": specs_to_json(self._specs)}))
-            while True:
-                message = await _read(lines)
-                for name, fields in message.get("models", {}).items():
-                    if name in self._specs:
-                        self._set(status_from_json(fields))
+            await self._hear(lines)
+
+    async def _hear(self, lines: BufferedByteReceiveStream) -> None:
+        """Takes the child's statuses until the connection ends."""
+        while True:
+            message = await read_message(lines)
+            for name, fields in message.get("models", {}).items():
+                if name in self._specs:
+                    self._set(status_from_json(fields))
 
     async def _lives(self) -> bool:
         """The child is still there although the connection ended."""
@@ -330,6 +376,11 @@ class ModelChild:
                 self._specs.pop(name, None)
                 status = replace(status, state=ModelState.FAILED, message=error.message)
             self._statuses[name] = status
+        if self._for_tasks and not self._specs and self._program is PROGRAM:
+            try:
+                check_ray()
+            except ModelFailed as error:
+                self._for_tasks, self.no_cluster = False, error.message
 
     def _set_all(self, message: str) -> None:
         for name in self._specs:
@@ -346,7 +397,13 @@ class ModelChild:
             self._changed = anyio.Event()
 
 
-async def _read(lines: BufferedByteReceiveStream) -> dict[str, Any]:
+def _is_ours(hello: Mapping[str, Any]) -> bool:
+    """Whether the child speaks as this release does."""
+    about = hello.get("hello") or {}
+    return (about.get("version"), about.get("protocol")) == (agentmesh.__version__, PROTOCOL)
+
+
+async def read_message(lines: BufferedByteReceiveStream) -> dict[str, Any]:
     """The next message. Raises OSError or TimeoutError when the other side is gone or silent."""
     with anyio.fail_after(SILENCE):
         try:

@@ -22,9 +22,9 @@ from typing import Any
 from agentmesh.adapters.processes import Process
 from agentmesh.core.model import ModelState, ModelStatus
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when the lines change meaning; a child of another number is ended and started anew."""
-LINE_LIMIT = 1024 * 1024
+LINE_LIMIT = 8 * 1024 * 1024
 _RUNS = Path("/tmp")  # noqa: S108  short by need; what lies in it is made 0700 by mkdtemp
 
 

@@ -66,6 +66,12 @@ def check_engine() -> None:
         )
 
 
+def check_ray() -> None:
+    """Raises ModelFailed where no Ray cluster can be started or joined."""
+    if sys.platform != "linux" or importlib.util.find_spec("ray") is None:
+        raise ModelFailed("Ray is not installed here: install agentmesh[cpu] or agentmesh[gpu] (Linux)")
+
+
 def _check_weights(name: str, path: Path) -> None:
     if not path.is_dir():
         raise ModelFailed(

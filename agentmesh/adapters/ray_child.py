@@ -26,18 +26,20 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
-from anyio.abc import SocketStream
+from anyio.abc import SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from agentmesh import __version__
 from agentmesh.adapters.ipv4 import refuse_ipv6
 from agentmesh.adapters.model_link import LINE_LIMIT, PROTOCOL, Home, Spec, specs_from_json, to_line
 from agentmesh.adapters.processes import MARK, become_subreaper, end_marked, process
+from agentmesh.adapters.ray_calls import Calls
 from agentmesh.adapters.ray_deploy import Cluster, ClusterLost, cause_of
 from agentmesh.core.model import ModelState, ModelStatus
 
 log = logging.getLogger("agentmesh.models")
 T = TypeVar("T")
+Tell = Callable[[Mapping[str, Any]], Awaitable[None]]
 HEARTBEAT = 2.0
 POLL = 0.4
 START_TIME = 120.0
@@ -69,6 +71,7 @@ class Child:
         self._servers = 0
         self._left_at = time.monotonic()
         self._token = arguments.home.token()
+        self._calls = Calls(cluster)
 
     async def run(self) -> None:
         """Serve until told to stop, until nobody cares, or until the cluster is lost (then it does not return)."""
@@ -86,11 +89,14 @@ class Child:
         try:
             await self._wait_for_wishes()
             await self._in_thread(self._cluster.start, self._slots(), seconds=START_TIME)
-            log.info("Ray and Serve are up after %.1f s", time.monotonic() - began)
+            log.info("Ray is up after %.1f s", time.monotonic() - began)
+            self._calls.up.set()
             while True:
                 self._cluster.check()
-                await self._deploy()
-                self._read(await self._in_thread(self._cluster.look, seconds=CALL_TIME))
+                if self._wanted or self._deployed:
+                    await self._in_thread(self._cluster.serve, seconds=START_TIME)
+                    await self._deploy()
+                    self._read(await self._in_thread(self._cluster.look, seconds=CALL_TIME))
                 with anyio.move_on_after(POLL):
                     await self._changed.wait()
         except Exception as error:
@@ -223,16 +229,23 @@ class Child:
                 about = {"version": self._version, "protocol": PROTOCOL, "pid": os.getpid()}
                 await stream.send(to_line({"hello": about}))
                 self._servers += 1
+                speaking = anyio.Lock()
+
+                async def tell(message: Mapping[str, Any]) -> None:
+                    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                        async with speaking:
+                            await stream.send(to_line(message))
+
                 try:
                     async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(self._tell, stream)
-                        await self._listen(lines)
+                        tasks.start_soon(self._tell, tell)
+                        await self._listen(lines, tasks, tell)
                         tasks.cancel_scope.cancel()
                 finally:
                     self._servers -= 1
                     self._left_at = time.monotonic()
 
-    async def _listen(self, lines: BufferedByteReceiveStream) -> None:
+    async def _listen(self, lines: BufferedByteReceiveStream, tasks: TaskGroup, tell: Tell) -> None:
         while True:
             try:
                 message = await _read_line(lines)
@@ -242,17 +255,18 @@ class Child:
                 case "deploy":
                     self._wanted = specs_from_json(message["models"])
                     self._wake()
+                case "call":
+                    tasks.start_soon(self._calls.call, message, tell)
                 case "stop":
                     await self._stop()
 
-    async def _tell(self, stream: SocketStream) -> None:
+    async def _tell(self, tell: Tell) -> None:
         """The statuses, when one changes and at every heartbeat."""
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            while True:
-                changed = self._changed
-                await stream.send(to_line({"models": {n: s.to_json() for n, s in self._statuses.items()}}))
-                with anyio.move_on_after(HEARTBEAT):
-                    await changed.wait()
+        while True:
+            changed = self._changed
+            await tell({"models": {n: s.to_json() for n, s in self._statuses.items()}})
+            with anyio.move_on_after(HEARTBEAT):
+                await changed.wait()
 
     # -- small parts
 

@@ -19,7 +19,9 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,19 +99,28 @@ def set_environment(home: Home, run: Path, *, joins: bool) -> dict[str, int]:
     return ports
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A function that Ray runs. `ref` is Ray's own."""
+
+    future: Future[Any]
+    ref: Any = None
+
+
 class Cluster:
-    """A Ray cluster with Serve, ours or joined. Each method blocks, for ever with a dead cluster: give it a time."""
+    """A Ray cluster, ours or joined; with Serve once there are models. Each method blocks, for ever with a dead cluster: give it a time."""
 
     def __init__(self, home: Home, run: Path, address: str | None) -> None:
         self._home, self._run, self._address = home, run, address
         self._vital: dict[str, Process] = {}
         self._ports: dict[str, int] = {}
+        self._serves = False
+        self._runs: Any = None
 
     def start(self, slots: int) -> None:
         """Start or join the cluster, with room for `slots` replicas on the CPU."""
         self._ports = set_environment(self._home, self._run, joins=self._address is not None)
         import ray
-        from ray import serve
 
         if self._address is None:
             ray.init(
@@ -137,7 +148,38 @@ class Cluster:
                 configure_logging=False,
                 runtime_env={"env_vars": serve_environment(self._ports)},
             )
+
+    def serve(self) -> None:
+        """Start Serve, for which only models are a reason. Does nothing the second time."""
+        if self._serves:
+            return
+        from ray import serve
+
         serve.start(http_options={"host": self._host, "port": self._ports["proxy"]})
+        self._serves = True
+
+    def submit(self, function: str, arguments: Mapping[str, Any], key: str, folder: str) -> Task:
+        """Hand an installed function to Ray, which runs it once: what is done about a lost one is not Ray's to decide."""
+        import ray
+
+        from agentmesh.adapters.ray_task import run_task
+
+        if self._runs is None:
+            self._runs = ray.remote(max_retries=0, num_cpus=1)(run_task)
+        ref = self._runs.options(name=function).remote(function, dict(arguments), key, folder)
+        return Task(ref.future(), ref)
+
+    def cancel(self, task: Task, force: bool) -> None:
+        """Interrupt a task; `force` kills its process."""
+        import ray
+
+        ray.cancel(task.ref, force=force)
+
+    def may_have_run(self, error: Exception) -> bool:
+        """Whether a task that ended so may have done its work."""
+        from ray.exceptions import RayTaskError, RuntimeEnvSetupError, TaskUnschedulableError
+
+        return not isinstance(error, (RayTaskError, RuntimeEnvSetupError, TaskUnschedulableError))
 
     def check(self) -> None:
         """Raises ClusterLost when GCS or raylet is gone; Ray itself notices in 15 to 60 seconds."""

@@ -10,6 +10,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from agentmesh import __version__
 from agentmesh.adapters.model_link import Home, Spec
 from agentmesh.adapters.processes import Process, process
 from agentmesh.adapters.ray_child import Child, read_arguments, serve
-from agentmesh.adapters.ray_deploy import Cluster, ClusterLost
+from agentmesh.adapters.ray_deploy import Cluster, ClusterLost, Task
+from agentmesh.adapters.ray_task import run_task
 
 SLEEP = [sys.executable, "-c", "import signal; signal.pause()"]
 
@@ -28,10 +31,25 @@ class FakeCluster(Cluster):
         self._behaviour = behaviour
         self._raylet: Process | None = None
         self._replicas: dict[str, tuple[int, float]] = {}
+        self._pool = ThreadPoolExecutor(8)
 
     def start(self, slots: int) -> None:
         self._raylet = process(subprocess.Popen(SLEEP, start_new_session=True).pid)
         (self._home.folder / "raylet.pid").write_text(str(self._raylet.pid))
+
+    def serve(self) -> None:
+        (self._home.folder / "serves").touch()
+
+    def submit(self, function: str, arguments: Mapping[str, Any], key: str, folder: str) -> Task:
+        (self._home.folder / "submitted").touch()
+        return Task(self._pool.submit(run_task, function, arguments, key, folder), key)
+
+    def cancel(self, task: Task, force: bool) -> None:
+        with (self._home.folder / "cancelled").open("a") as out:
+            out.write(f"{task.ref} {force}\n")
+
+    def may_have_run(self, error: Exception) -> bool:
+        return True
 
     def check(self) -> None:
         if not self._raylet.alive():
