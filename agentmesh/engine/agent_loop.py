@@ -24,8 +24,9 @@ from agentmesh.core.tool import Tool, matching_tools
 from agentmesh.engine.attempts import NOTHING_SPENT, Attempt, Done, usage_row
 from agentmesh.engine.faults import GaveUp, Leaving, error_of
 from agentmesh.engine.journal import NOTHING, Recorded
+from agentmesh.engine.limit import Limit
 from agentmesh.engine.models import Answer
-from agentmesh.engine.steps import conversation, done_of, objection, parse, question, text_of, watching
+from agentmesh.engine.steps import conversation, done_of, hash_of, objection, parse, question, text_of, watching
 from agentmesh.engine.validators import faults
 from agentmesh.errors import BudgetExceeded, MeshError, StepError, StoreError
 
@@ -148,7 +149,7 @@ class _Conversation:
         await run.journal.write(Entry(Kind.STEP_STARTED, path, number, {"verb": "llm", "why": why.value}))
         part = replace(self._a, path=path, number=number, spent=NOTHING_SPENT)
         try:
-            answer = await part.ask(run, request, watching(run, self._a))
+            answer = await self._in_time(part, request)
         except StoreError:
             raise
         except MeshError as fault:
@@ -169,6 +170,22 @@ class _Conversation:
         }  # fmt: skip
         await self._record(path, number, row, StepState.COMPLETED, said)
         return said
+
+    async def _in_time(self, part: Attempt, request: ChatRequest) -> Answer:
+        """The model's answer, within the seconds that the run has left."""
+        left = part.budget.seconds_left()
+        if left is None:
+            return await part.ask(self._run, request, watching(self._run, self._a))
+        limit = Limit(left)
+
+        def on_progress(line: str) -> None:
+            watching(self._run, self._a)(line)
+            limit.suspend()
+
+        with limit:
+            return await part.ask(self._run, request, on_progress)
+        part.budget.spend_seconds(left)
+        raise part.budget.exceeded_seconds()
 
     async def _record(
         self, path: str, number: int, row: Mapping[str, JSON] | None, state: StepState, what: JSON, verb: str = "llm"
@@ -207,7 +224,7 @@ class _Conversation:
             request = plain
             said = await self._turn(f"{self._base}turn[{turn + 1}]", request)
         done = done_of(replace(request, schema=schema), _answer_of(said))
-        done.request = plain
+        done.request, done.prompt_hash = plain, hash_of(request)
         return done
 
     # Calls
@@ -242,7 +259,10 @@ class _Conversation:
             for _ in range(workers):
                 group.start_soon(work, group.cancel_scope)
         if failure is not None:
-            await self._run.cancel_children(path + "/")
+            if not isinstance(
+                failure, (Leaving, StoreError)
+            ):  # with those the run goes on, and finds its children again
+                await self._run.cancel_children(path + "/")
             raise failure
         return results
 

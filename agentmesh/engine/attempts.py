@@ -136,6 +136,13 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """The output of this attempt is journaled, and yet to be checked by those that ask somebody: one of them is a run, which may wait."""
+
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
 class Approve:
     """Everything but a person has passed the output of this attempt."""
 
@@ -164,7 +171,7 @@ class GiveUp:
     error: Mapping[str, JSON]
 
 
-Follows = Try | Fallback | Ask | Approve | Passed | Undo | GiveUp
+Follows = Try | Fallback | Ask | Check | Approve | Passed | Undo | GiveUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +206,8 @@ class Plan:
         """What follows an attempt that did not complete the step and ended at `now`."""
         if payload.get("awaits") == "approve":
             return Approve(payload)
+        if payload.get("awaits") == "checks":
+            return Check(payload)
         error = payload.get("error")
         if error:
             return self._after_error(payload, error, now)

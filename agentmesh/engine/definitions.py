@@ -49,6 +49,8 @@ class Facts:
     costly: tuple[Validator, ...]
     """Those that call a tool or ask a model, cheapest first."""
     approvals: tuple[Validator, ...]
+    checked_by_run: bool
+    """Whether a run does one of the checks: it may wait for days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,15 @@ class Definition:
         if step.tool is not None:
             by_child = workflow_of_tool(self.tools[step.tool], self.specs.get(step.tool)) is not None
         idempotent = step.idempotent if step.idempotent is not None else annotations.get("idempotentHint") is True
+        checkers = [v.tool.name for v in step.validate_ if v.tool is not None]
+        checked_by_run = any(workflow_of_tool(self.tools[n], self.specs.get(n)) is not None for n in checkers)
         checks = sorted(step.validate_, key=lambda validator: VALIDATORS.index(validator.kind))
         return Facts(
             verb=verb, timeout=None if step.timeout is None else seconds(step.timeout), writes=writes,
             idempotent=idempotent, by_child=by_child,
             free=tuple(v for v in checks if v.kind in FREE),
             costly=tuple(v for v in checks if v.kind not in FREE and v.approve is None),
-            approvals=tuple(v for v in checks if v.approve is not None),
+            approvals=tuple(v for v in checks if v.approve is not None), checked_by_run=checked_by_run,
         )  # fmt: skip
 
     def call_of(self, step: Step, tool: str) -> Step:

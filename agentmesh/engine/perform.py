@@ -18,6 +18,7 @@ from agentmesh.engine.attempts import (
     Approve,
     Ask,
     Attempt,
+    Check,
     Done,
     Fallback,
     Follows,
@@ -103,6 +104,8 @@ class _Course:
             match follows:
                 case Try():
                     payload, done = await self._try(follows)
+                case Check():
+                    payload, done = await self._check(follows.payload)
                 case Approve():
                     payload, done = await self._approve(follows.payload)
                 case Ask():
@@ -120,7 +123,7 @@ class _Course:
                 case GiveUp():
                     raise GaveUp(follows.error)
             if done is not None and done.passed and "awaits" not in payload:
-                return await self._complete(payload, done, made=isinstance(follows, Try | Approve))
+                return await self._complete(payload, done, made=isinstance(follows, Try | Check | Approve))
             self._plan = self._plan or self._new_plan()
             follows = self._plan.note(payload, self.run.bench.clock())
             if isinstance(follows, Try) and follows.due:
@@ -139,7 +142,7 @@ class _Course:
             self._number = max(self._number, entry.attempt)
         if self.recorded.waiting is not None:
             self._number = max(self._number, self.recorded.waiting.attempt)
-        if isinstance(follows, Approve):
+        if isinstance(follows, Approve | Check):
             self._number = self.recorded.attempts[-1].attempt
         return follows
 
@@ -270,8 +273,24 @@ class _Course:
         return done
 
     async def _check_costly(self, a: Attempt, done: Done) -> None:
-        if self.facts.costly and done.passed and not done.cached:
+        # What a run checks is journaled first: this run may be parked meanwhile, and must not be given another answer then.
+        if self.facts.costly and not self.facts.checked_by_run and done.passed and not done.cached:
             await ask_checks(self.run, a, self.facts.costly, done)
+
+    async def _check(self, payload: Payload) -> tuple[dict[str, JSON], Done | None]:
+        """The checks of an output that is journaled already."""
+        done = _of_row(payload)
+        done.verdicts = [_verdict(v) for v in payload.get("verdicts") or ()]
+        a = self._attempt(_FIRST)
+        try:
+            await ask_checks(self.run, a, self.facts.costly, done)
+        except (StoreError, Leaving):
+            raise
+        except MeshError as fault:
+            return {"usage": self._settle(a, None, 0.0), "error": error_of(fault)}, None
+        row: dict[str, JSON] = {"usage": self._settle(a, done, 0.0)}
+        self._describe(row, done, asked=True)
+        return row, done
 
     def _settle(self, a: Attempt, done: Done | None, elapsed: float) -> dict[str, JSON]:
         """What the attempt spent, as its row keeps it: what is nothing is left out, for there are many rows."""
@@ -285,8 +304,8 @@ class _Course:
             return {"seconds": round(counted, 6)} if counted else {}
         return usage_row(replace(spent, seconds=counted))
 
-    def _describe(self, payload: dict[str, JSON], done: Done) -> None:
-        """What the row of an attempt that came back says of it."""
+    def _describe(self, payload: dict[str, JSON], done: Done, *, asked: bool = False) -> None:
+        """What the row of an attempt that came back says of it. `asked`: the checks of others have been."""
         passed = done.passed
         if done.verdicts:
             payload["verdicts"] = [v.to_json() for v in done.verdicts]
@@ -295,9 +314,10 @@ class _Course:
             payload["prompt_hash"] = done.prompt_hash
         if done.cached:
             payload["cached"] = True
-        awaits = passed and bool(self.facts.approvals)
+        checks = self.facts.checked_by_run and not asked and not done.cached
+        awaits = passed and (checks or bool(self.facts.approvals))
         if awaits:
-            payload["awaits"] = "approve"
+            payload["awaits"] = "checks" if checks else "approve"
         if done.text is not None:
             payload["text"] = done.text
         elif self.step.llm is not None or not passed or awaits:
@@ -369,7 +389,7 @@ class _Course:
         except MeshError as fault:
             return {"usage": self._settle(a, None, 0.0), "error": error_of(fault)}, None
         payload: dict[str, JSON] = {"usage": self._settle(a, done, 0.0), "by": answer.by, "output": done.output}
-        self._describe(payload, done)
+        self._describe(payload, done, asked=True)
         return payload, done
 
     def _form(self) -> Mapping[str, Any] | None:

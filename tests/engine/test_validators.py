@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import anyio
 import pytest
 
 from agentmesh.adapters.memory_model import ScriptedModel
@@ -12,6 +13,7 @@ from agentmesh.core.context import Context
 from agentmesh.core.model import ChatRequest
 from agentmesh.core.question import questions
 from agentmesh.core.run import Kind, Run, RunState
+from agentmesh.core.store import RunFilter
 from agentmesh.engine import Engine
 from agentmesh.engine.checks import VERDICT, same
 from agentmesh.errors import Fail, ModelUnavailable
@@ -202,6 +204,33 @@ async def test_a_tool_that_is_a_run_may_check() -> None:
     assert run.output == GOOD
     assert len(model.requests) == 2
     assert run.usage.prompt_tokens == 1 + 2
+
+
+async def test_a_check_that_waits_is_one_check() -> None:
+    """The answer is journaled before a run checks it: after the wait neither the model nor the checker begins anew."""
+    asks = workflow(
+        "asks", {"id": "a", "approve": {"ask": "Fine?"}}, output={"ok": "${{ steps.a.output.approved }}"}, on={"mcp": {}}
+    )  # fmt: skip
+    step = llm({"tool": {"name": "asks", "with": {"text": "${{ output.reply }}"}}})
+    script = Script([GOOD, BAD], [score(1)])
+    async with serving(mesh(workflow("w", step), asks), model=ScriptedModel(script)) as engine:
+        run = await engine.runs.start(LOCAL, "w", {"text": "hello"})
+        child = None
+        while child is None:
+            page = await engine.runs.list(LOCAL, RunFilter(workflow="asks"))
+            child = page.runs[0] if page.runs else None
+            await anyio.lowlevel.checkpoint()
+        await until_asked(engine, child)
+        async for event in engine.runs.watch(LOCAL, run.id):
+            if event.entry is not None and event.entry.kind is Kind.STEP_ATTEMPT:
+                break
+        await engine.runs.answer(LOCAL, child.id, yes=True)
+        assert (await engine.runs.wait(LOCAL, run.id)).output == GOOD
+        assert (await engine.runs.list(LOCAL, RunFilter(workflow="asks"))).total == 1
+        rows = [e.payload for e in await journal(engine, run, Kind.STEP_ATTEMPT)]
+    assert script.asked["tiny"] == 1
+    assert [row.get("awaits") for row in rows] == ["checks", None]
+    assert rows[1]["verdicts"][-1]["validator"] == "tool"
 
 
 # vote
