@@ -222,7 +222,7 @@ def head_state(state: RunState, entries: Sequence[Entry], stated: RunState | Non
 def check_names(*names: str | None) -> None:
     """InvalidInput when a name (a key, an owner, a file's) holds what no database takes as text."""
     for name in names:
-        if name is not None and ("\0" in name or not _encodable(name)):
+        if name is not None and ("\0" in name or not (name.isascii() or _encodable(name))):
             raise InvalidInput(f"The name {name!r} holds a NUL or half a surrogate pair; use Unicode text.")
 
 

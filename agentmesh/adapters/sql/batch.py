@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agentmesh.adapters.sql import heads as heads_
-from agentmesh.adapters.sql.documents import Blob, Document
+from agentmesh.adapters.sql.documents import Blob, Text
 from agentmesh.adapters.sql.heads import Ending, Failure, Head, Heads
 from agentmesh.adapters.sql.tables import blobs, definitions, posts, runs, state
 from agentmesh.core.model import Usage
@@ -25,7 +25,7 @@ from agentmesh.core.store import head_state
 from agentmesh.errors import Conflict, LeaseLost, NotFound
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Start:
     """A run on its way in: its row without what changes, what its journal begins with, and its definition."""
 
@@ -35,19 +35,19 @@ class Start:
     definition: Callable[[], str] | None
     """Its document as JSON; called when the database may not have it."""
     entries: Sequence[Entry] = ()
-    documents: Sequence[Document] = ()
+    payloads: Sequence[Text] = ()
     ending: Ending | None = None
     due_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Append:
     """Entries on their way in, already JSON."""
 
     run_id: str
     epoch: int
     entries: Sequence[Entry]
-    documents: Sequence[Document]
+    payloads: Sequence[Text]
     stated: RunState | None = None
     ending: Ending | None = None
     put: Sequence[tuple[str, str, str]] = ()
@@ -56,8 +56,8 @@ class Append:
 _BY_KEY = select(runs.c.id).where(runs.c.tenant == bindparam("of"), runs.c.key == bindparam("named"))
 _POSTED = select(posts.c.key).where(posts.c.run_id == bindparam("of"), posts.c.key == bindparam("named"))
 _HAS_DEFINITION = select(definitions.c.digest).where(definitions.c.digest == bindparam("digest"))
-_UNFILLED = dict.fromkeys(runs.c.keys())
-_NOTHING = Document("{}")
+_STATE_AFTER = {kind.value: state for kind, state in STATE_AFTER.items()}
+"""By plain text, since an enumeration's own hash is slow."""
 
 
 class Batch:
@@ -86,11 +86,11 @@ class Batch:
         self._posts: dict[tuple[str, str], None] = {}
         self._blobs: dict[str, Blob] = {}
         self._definitions: dict[str, str] = {}
-        self._runs: list[Mapping[str, Any]] = []
+        self._runs: list[tuple[Any, ...]] = []
         self._grown: dict[str, Head] = {}
         self._moved: dict[str, Head] = {}
         self._ended: dict[str, Ending] = {}
-        self._entries: list[dict[str, Any]] = []
+        self._entries: list[tuple[Any, ...]] = []
         self._values: dict[tuple[str, str], str] = {}
 
     def load(self, run_ids: Iterable[str]) -> None:
@@ -104,7 +104,7 @@ class Batch:
     def start(self, new: Start) -> tuple[str | None, float]:
         """Adds a run. The id of the run that has its key already; and when this one was made."""
         tenant, key, run_id = new.row["tenant"], new.row["key"], new.row["id"]
-        at: float = new.row["created_at"] or self.now
+        at = float(new.row["created_at"]) or self.now
         if key is not None:
             earlier = self._keys.get((tenant, key))
             if earlier is None:
@@ -113,18 +113,16 @@ class Batch:
                 return earlier, at
             self._keys[tenant, key] = run_id
         # `created_at` may come from a clock that is ahead of this one: new means due.
-        due_at = min(at, self.now) if new.due_at is None else new.due_at + self.ahead
+        due_at = min(at, self.now) if new.due_at is None else float(new.due_at) + self.ahead
         head = Head(run_id, new.row["parent"], RunState.SUBMITTED, 0, at, Usage(), False, 0, None, due_at, 0)
         self._define(new.row["definition"], new.definition)
         self._blobs.update({blob.sha256: blob for blob in new.blobs})
-        self._add(head, Entry(Kind.RUN_SUBMITTED), _NOTHING, at)
-        for entry, document in zip(new.entries, new.documents, strict=True):
-            self._add(head, entry, document, entry.at or at)
-        row = {**_UNFILLED, **new.row, **heads_.moving(head), "created_at": at}
+        self._add(head, Entry(Kind.RUN_SUBMITTED), "{}", at)
+        for entry, payload in zip(new.entries, new.payloads, strict=True):
+            self._add(head, entry, payload, float(entry.at) or at)
         if new.ending is not None:
-            row |= heads_.ended(head, new.ending)
             self._keep_output(new.ending)
-        self._runs.append(row)
+        self._runs.append(heads_.begun(head, {**new.row, "created_at": at}, new.ending))
         self._grown.pop(run_id, None)
         self._moved.pop(run_id, None)
         self.heads.keep(head)
@@ -134,8 +132,8 @@ class Batch:
     def append(self, new: Append) -> None:
         head = self._held(new.run_id, new.epoch)
         head_state(head.state, new.entries, new.stated)
-        for entry, document in zip(new.entries, new.documents, strict=True):
-            self._add(head, entry, document, self.now)
+        for entry, payload in zip(new.entries, new.payloads, strict=True):
+            self._add(head, entry, payload, self.now)
         if new.ending is not None:
             self._ended[head.id] = new.ending
             self._keep_output(new.ending)
@@ -150,11 +148,11 @@ class Batch:
             return head.mail
         self.append(new)
         if head.due_at is not None:
-            head.worker, head.due_at = None, heads_.PARKED if wake_at is None else wake_at + self.ahead
+            head.worker, head.due_at = None, heads_.PARKED if wake_at is None else float(wake_at) + self.ahead
             self._moved[head.id] = head
         return None
 
-    def post(self, run_id: str, entry: Entry, document: Document, key: str | None) -> bool:
+    def post(self, run_id: str, entry: Entry, payload: Text, key: str | None) -> bool:
         """Whether it was added; False when the key was there."""
         head = self._known(run_id)
         if key is not None:
@@ -165,7 +163,7 @@ class Batch:
             raise Conflict(f"Run {run_id} has ended ({head.state}); nothing can be sent to it any more.")
         if key is not None:
             self._posts[run_id, key] = None
-        self._add(head, entry, document, self.now)
+        self._add(head, entry, payload, self.now)
         self._wake(head)
         return True
 
@@ -173,9 +171,9 @@ class Batch:
         head = self._known(run_id)
         if head.state.terminal or head.cancel_requested:
             return
-        self._add(head, Entry(Kind.RUN_CANCEL_REQUESTED), Document(payload), self.now)
+        self._add(head, Entry(Kind.RUN_CANCEL_REQUESTED), payload, self.now)
         if head.epoch == 0:
-            self._add(head, Entry(Kind.RUN_CANCELED), Document(payload), self.now)
+            self._add(head, Entry(Kind.RUN_CANCELED), payload, self.now)
             self.changed[run_id] = None
         else:
             self._wake(head)
@@ -186,7 +184,7 @@ class Batch:
         head.worker = worker
         head.due_at = self.now + lease
         self._broken.pop(head.id, None)
-        self._add(head, Entry(Kind.RUN_WORKING), Document(payload), self.now)
+        self._add(head, Entry(Kind.RUN_WORKING), payload, self.now)
         self._moved[head.id] = head
         self.changed[head.id] = None
 
@@ -229,21 +227,16 @@ class Batch:
             )
         if self._definitions:
             execute(self._new_definition, [{"digest": d, "document": text} for d, text in self._definitions.items()])
-        if self._runs:
-            heads_.START(self.connection, self._runs)
-        if self._entries:
-            heads_.JOURNAL(self.connection, self._entries)
+        heads_.START(self.connection, self._runs)
+        heads_.JOURNAL(self.connection, self._entries)
         if self._posts:
             execute(posts.insert(), [{"run_id": run_id, "key": key} for run_id, key in self._posts])
         # Each run once, by the statement that names least.
-        ended = {run_id: heads_.ended(self.heads[run_id], ending) for run_id, ending in self._ended.items()}
-        moved = [heads_.moving(head) for run_id, head in self._moved.items() if run_id not in ended]
-        grown = [heads_.moving(head) for run_id, head in self._grown.items() if run_id not in self._moved]
-        for statement, rows in (
-            (heads_.END, list(ended.values())), (heads_.MOVE, moved), (heads_.GROW, grown)
-        ):  # fmt: skip
-            if rows:
-                statement(self.connection, rows)
+        ended, moved = self._ended, self._moved
+        heads_.END(self.connection, [heads_.ended(self.heads[run_id], ending) for run_id, ending in ended.items()])
+        heads_.MOVE(self.connection, [heads_.moving(head) for run_id, head in moved.items() if run_id not in ended])
+        grown = [head for run_id, head in self._grown.items() if run_id not in moved and run_id not in ended]
+        heads_.GROW(self.connection, [heads_.growing(head) for head in grown])
         if self._values:
             execute(
                 self._new_value,
@@ -302,33 +295,28 @@ class Batch:
         if ending.output is not None and ending.output.blob is not None:
             self._blobs[ending.output.blob.sha256] = ending.output.blob
 
-    def _add(self, head: Head, entry: Entry, document: Document, at: float) -> None:
+    def _add(self, head: Head, entry: Entry, payload: Text, at: float) -> None:
+        kind: str = entry.kind._value_
         head.seq += 1
         head.updated_at = max(head.updated_at, at)
-        state = STATE_AFTER.get(entry.kind)
+        state = _STATE_AFTER.get(kind)
         if state is not None and state is not head.state:
             head.state = state
             self._moved[head.id] = head
             if state.terminal:
                 self._end(head)
-        if entry.kind is Kind.STEP_ATTEMPT:
+        if kind == "step.attempt":
             head.usage += usage_from_json(entry.payload.get("usage"))
-        elif entry.kind is Kind.RUN_CANCEL_REQUESTED:
+        elif kind == "run.cancel_requested":
             head.cancel_requested = True
-        if document.blob is not None:
-            self._blobs[document.blob.sha256] = document.blob
-        self._entries.append(
-            {
-                "run_id": head.id,
-                "seq": head.seq,
-                "path": entry.path,
-                "attempt": entry.attempt,
-                "kind": entry.kind.value,
-                "payload": document.text,
-                "payload_blob": document.sha256,
-                "at": at,
-            }
-        )
+        text: str | None = None
+        sha256: str | None = None
+        if isinstance(payload, str):
+            text = payload
+        else:
+            sha256 = payload.sha256
+            self._blobs[sha256] = payload
+        self._entries.append((head.id, head.seq, entry.path, entry.attempt, kind, text, sha256, at))
         self._grown[head.id] = head
 
     def _end(self, head: Head) -> None:

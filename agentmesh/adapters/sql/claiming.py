@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import bindparam, func, select, text
@@ -30,18 +32,29 @@ _ANY_DUE = select(runs.c.id).where(runs.c.due_at <= bindparam("now")).limit(1)
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtext('agentmesh claims'))")
 
 
+@dataclass(slots=True)
+class Taken:
+    """What the Claim says of a run."""
+
+    epoch: int
+    mail: int
+    seq: int
+    """Of its RUN_WORKING entry."""
+    at: float
+
+
 def claim(
     batch: Batch, worker: str, payload: str, *, limit: int, lease: float, only: Sequence[str] | None,
     at_once: Mapping[str, int] | None,
-) -> dict[str, tuple[int, int]]:  # fmt: skip
-    """Epoch and mail of the runs taken, the longest due first."""
-    batch.flush()
-    taken: dict[str, tuple[int, int]] = {}
+) -> dict[str, Taken]:  # fmt: skip
+    """The runs taken, the longest due first."""
+    taken: dict[str, Taken] = {}
     if only is not None:
-        for head, _ in _candidates(batch, _ONLY, limit, ids=list(only)):
+        for head in _named(batch, only)[:limit]:
             batch.take(head, worker, payload, lease)
-            taken[head.id] = head.epoch, head.mail
+            taken[head.id] = _taken(batch, head)
         return taken
+    batch.flush()
     free: Counter[str] = Counter(at_once or {})
     if free:
         if batch.connection.scalar(_ANY_DUE, {"now": batch.now}) is None:
@@ -62,11 +75,26 @@ def claim(
             if workflow in free:
                 free[workflow] -= 1
             batch.take(head, worker, payload, lease)
-            taken[head.id] = head.epoch, head.mail
+            taken[head.id] = _taken(batch, head)
         if not passed_over:
             break
         batch.flush()  # so that what was taken is not found again
     return taken
+
+
+def _taken(batch: Batch, head: heads.Head) -> Taken:
+    return Taken(head.epoch, head.mail, head.seq, batch.now)
+
+
+def _named(batch: Batch, run_ids: Sequence[str]) -> list[heads.Head]:
+    """Those of these runs that are due, in order."""
+    if batch.shared:
+        batch.flush()
+        return [head for head, _ in _candidates(batch, _ONLY, len(run_ids), ids=list(run_ids))]
+    batch.load(run_ids)
+    found = [batch.heads[run_id] for run_id in dict.fromkeys(run_ids) if run_id in batch.heads]
+    due = [(head.due_at, head.id, head) for head in found if head.due_at is not None and head.due_at <= batch.now]
+    return [head for _, _, head in sorted(due, key=itemgetter(0, 1))]
 
 
 def _candidates(batch: Batch, query: Any, most: int, **given: Any) -> list[tuple[heads.Head, str]]:

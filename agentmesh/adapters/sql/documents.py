@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from agentmesh.adapters.json_text import decode, encode
+from agentmesh.adapters.json_text import decode
 
 INLINE = 32 * 1024
 """Longer texts (in characters) are blobs by content: a value that several runs and steps share is stored once."""
@@ -39,6 +39,10 @@ class Document:
         return None if self.blob is None else self.blob.sha256
 
 
+Text = str | Blob
+"""A payload on its way into the journal: as it stands, or its blob."""
+
+
 def is_slow(text: str) -> bool:
     """Whether `document` has work to do that does not belong on an event loop."""
     return len(text) > INLINE
@@ -54,11 +58,13 @@ def document(text: str, inline: int = INLINE) -> Document:
     return Document(None, Blob(hashlib.sha256(raw).hexdigest(), len(raw), helps, packed if helps else raw))
 
 
+def payload(text: str) -> Text:
+    """The text of a payload as it will be stored."""
+    return text if len(text) <= INLINE else document(text).blob or text
+
+
 def value(text: str | None, packed: bool | None, data: bytes | None) -> Any:
     """The JSON value of a column with its joined blob; None when both are absent."""
     if data is not None:
         return decode((zlib.decompress(data) if packed else bytes(data)).decode())
     return None if text is None else decode(text)
-
-
-__all__ = ["INLINE", "INLINE_IN_RUN", "Blob", "Document", "decode", "document", "encode", "is_slow", "value"]

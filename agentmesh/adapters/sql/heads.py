@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Executable, bindparam, select
+from sqlalchemy import bindparam, select
 
+from agentmesh.adapters.sql.bulk import Insert, Update
 from agentmesh.adapters.sql.documents import Document
 from agentmesh.adapters.sql.tables import journal, runs
 from agentmesh.core.model import Usage
@@ -109,62 +109,37 @@ def read(row: Any) -> Head:
     )  # fmt: skip
 
 
-def moving(head: Head) -> dict[str, Any]:
-    """The columns that MOVE and GROW write, and the run's id as `run`."""
+def moving(head: Head) -> tuple[Any, ...]:
+    """The run's id and the columns that MOVE writes."""
+    return (*growing(head), head.state.value, head.epoch, head.worker, head.due_at, head.mail)
+
+
+def growing(head: Head) -> tuple[Any, ...]:
+    """The run's id and the columns that GROW writes."""
     usage = head.usage
-    return {
-        "run": head.id,
-        "state": head.state.value,
-        "seq": head.seq,
-        "updated_at": head.updated_at,
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "model_seconds": usage.seconds,
-        "cancel_requested": head.cancel_requested,
-        "epoch": head.epoch,
-        "lease_owner": head.worker,
-        "due_at": head.due_at,
-        "mail": head.mail,
-    }
+    return (
+        head.id, head.seq, head.updated_at, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.seconds,
+        bool(head.cancel_requested),
+    )  # fmt: skip
 
 
-def ended(head: Head, ending: Ending) -> dict[str, Any]:
-    """The columns that END writes."""
+def ended(head: Head, ending: Ending) -> tuple[Any, ...]:
+    """The run's id and the columns that END writes."""
     output = ending.output or Document()
-    return {**moving(head), "output": output.text, "output_blob": output.sha256, "error": ending.error}
+    return (*moving(head), output.text, output.sha256, ending.error)
 
 
-def _update(columns: Sequence[str]) -> Executable:
-    return runs.update().where(runs.c.id == bindparam("run")).values({name: bindparam(name) for name in columns})
+def begun(head: Head, row: Mapping[str, Any], ending: Ending | None) -> tuple[Any, ...]:
+    """The whole row of a new run, in the order of its columns."""
+    changing = zip(_ENDING, ended(head, ending or Ending())[1:], strict=True)
+    return tuple(map((dict(row) | dict(changing)).get, runs.c.keys()))
 
 
-class Many:
-    """A statement for many rows, compiled once.
-
-    SQLAlchemy's own treatment of each row's parameters takes longer than SQLite takes to write the row.
-    """
-
-    def __init__(self, statement: Executable) -> None:
-        self._statement = statement
-        self._compiled: dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]] = {}
-
-    def __call__(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        known = self._compiled.get(connection.dialect.name)
-        if known is None:
-            compiled: Any = self._statement.compile(dialect=connection.dialect)  # type: ignore[attr-defined]
-            order = compiled.positiontup  # None: the driver takes parameters by name
-            known = str(compiled), dict if order is None else itemgetter(*order)
-            self._compiled[connection.dialect.name] = known
-        text, arrange = known
-        connection.exec_driver_sql(text, [arrange(row) for row in rows])
-
-
-START = Many(runs.insert())
-JOURNAL = Many(journal.insert())
-GROW = Many(_update(_GROWING))
+START = Insert(runs)
+JOURNAL = Insert(journal)
+GROW = Update(runs, "id", _GROWING)
 """Names no indexed column: SQLite rewrites an index whose column is named, and most appends change none."""
-MOVE = Many(_update(_MOVING))
-END = Many(_update(_ENDING))
+MOVE = Update(runs, "id", _MOVING)
+END = Update(runs, "id", _ENDING)
 PARKED = inf
 """`due_at` of a run that waits until something arrives."""

@@ -9,8 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, select
 
+from agentmesh.adapters.json_text import decode
 from agentmesh.adapters.sql import listing
-from agentmesh.adapters.sql.documents import decode, value
+from agentmesh.adapters.sql.documents import value
 from agentmesh.adapters.sql.tables import blobs, definitions, journal, runs, state
 from agentmesh.core.model import Usage
 from agentmesh.core.run import Entry, Kind, Run, RunState, fold

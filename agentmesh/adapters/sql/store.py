@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -20,22 +21,26 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from agentmesh.adapters.changes import Changes, Subscription
+from agentmesh.adapters.json_text import decode, encode
 from agentmesh.adapters.lock import MeshLock
 from agentmesh.adapters.sql import claiming, database, pruning
 from agentmesh.adapters.sql.batch import Append, Start
 from agentmesh.adapters.sql.committing import Committer
-from agentmesh.adapters.sql.documents import INLINE, INLINE_IN_RUN, Document, decode, document, encode, is_slow
+from agentmesh.adapters.sql.documents import INLINE, INLINE_IN_RUN, Document, Text, document, is_slow, payload
 from agentmesh.adapters.sql.heads import Ending
 from agentmesh.adapters.sql.neighbours import Neighbours
 from agentmesh.adapters.sql.patience import STALLED, Patience
 from agentmesh.adapters.sql.reader import Reader
 from agentmesh.adapters.sql.tables import runs
 from agentmesh.adapters.sql.writer import ROWS, Writer
-from agentmesh.core.run import Entry, Kind, Run, RunState, apply
+from agentmesh.core.run import STATE_AFTER, Entry, Kind, Run, RunState, apply
 from agentmesh.core.store import Claim, RunFilter, RunPage, check_names, head_state
 from agentmesh.errors import StoreError
 
 T = TypeVar("T")
+_ENDS = frozenset(kind.value for kind, state in STATE_AFTER.items() if state.terminal)
+KEPT = 1_000
+"""Runs that were started here and are kept for their first claim."""
 READERS = 4
 """Threads, and connections, for reading."""
 
@@ -64,6 +69,8 @@ class SqlStore:
         self._changes = Changes()
         self._lock: MeshLock | None = None
         self._engines: list[Engine] = []
+        self._begun: dict[str, Run] = {}
+        """Started here and not claimed yet."""
         self._patience: Patience | None = None
         self._neighbours: Neighbours | None = None
 
@@ -121,7 +128,7 @@ class SqlStore:
             [one.blob for one in (given, message) if one.blob is not None],
             None if definition is None else partial(encode, definition),
             tuple(entries),
-            await _documents([encode(entry.payload) for entry in entries]),
+            await _payloads(entries),
             await _ending(entries),
             due_at,
         )
@@ -147,7 +154,13 @@ class SqlStore:
             message=None if said is None else decode(said),
             created_at=created_at,
         )
-        return apply(begun, Entry(Kind.RUN_SUBMITTED, seq=1, at=created_at)), True
+        started = apply(begun, Entry(Kind.RUN_SUBMITTED, seq=1, at=created_at))
+        if len(self._begun) >= KEPT:
+            del self._begun[next(iter(self._begun))]
+        if len(text) <= INLINE:
+            # Claims get values of their own, so that no worker sees what a starter did with its.
+            self._begun[run.id] = replace(started, input=decode(text), message=None if said is None else decode(said))
+        return started, True
 
     async def append(
         self,
@@ -160,13 +173,14 @@ class SqlStore:
         wait: bool = True,
     ) -> None:
         check_names(*(entry.path for entry in entries), *(name for names in put or () for name in names))
-        documents = await _documents([encode(entry.payload) for entry in entries])
-        values = [(scope, key, encode(value)) for (scope, key), value in (put or {}).items()]
-        new = Append(run_id, epoch, tuple(entries), documents, state, await _ending(entries), values)
-        waits = wait or self._writer.crowded
-        future = self._writer.append(
-            lambda batch: batch.append(new), rows=len(entries) + len(values), run_id=run_id, epoch=epoch, wait=waits
-        )
+        texts = [encode(entry.payload) for entry in entries]
+        payloads: Sequence[Text] = await _packed(texts) if any(map(is_slow, texts)) else texts
+        values = () if put is None else [(scope, key, encode(value)) for (scope, key), value in put.items()]
+        ending = await _ending(entries) if entries and entries[-1].kind._value_ in _ENDS else None
+        new = Append(run_id, epoch, tuple(entries), payloads, state, ending, values)
+        rows = len(entries) + len(values)
+        wait = wait or self._writer.crowded
+        future = self._writer.append(lambda batch: batch.append(new), rows=rows, run_id=run_id, epoch=epoch, wait=wait)
         if future is not None:
             await future
 
@@ -174,8 +188,7 @@ class SqlStore:
         self, run_id: str, epoch: int, entries: Sequence[Entry], *, wake_at: float | None, mail: int
     ) -> int | None:
         check_names(*(entry.path for entry in entries))
-        documents = await _documents([encode(entry.payload) for entry in entries])
-        new = Append(run_id, epoch, tuple(entries), documents, ending=await _ending(entries))
+        new = Append(run_id, epoch, tuple(entries), await _payloads(entries), ending=await _ending(entries))
         future = self._writer.append(
             lambda batch: batch.park(new, wake_at, mail), rows=len(entries) + 1, run_id=run_id, epoch=epoch, wait=True
         )
@@ -184,9 +197,9 @@ class SqlStore:
 
     async def post(self, run_id: str, entry: Entry, *, key: str | None = None) -> tuple[Run, bool]:
         check_names(entry.path, key)
-        (document,) = await _documents([encode(entry.payload)])
+        (payload,) = await _payloads([entry])
         added: bool = await self._writer.submit(
-            lambda batch: batch.post(run_id, entry, document, key), touches=(run_id,)
+            lambda batch: batch.post(run_id, entry, payload, key), touches=(run_id,)
         )
         return (await self._read(self._reader.load, [run_id]))[run_id], added
 
@@ -199,15 +212,23 @@ class SqlStore:
         self, worker: str, *, limit: int, lease: float = 30.0, only: Sequence[str] | None = None,
         at_once: Mapping[str, int] | None = None,
     ) -> Sequence[Claim]:  # fmt: skip
-        payload, bounds = encode({"worker": worker}), dict(at_once or {})
-        taken: dict[str, tuple[int, int]] = await self._writer.submit(
-            lambda batch: claiming.claim(batch, worker, payload, limit=limit, lease=lease, only=only, at_once=bounds),
+        said, bounds = {"worker": worker}, dict(at_once or {})
+        text = encode(said)
+        taken: dict[str, claiming.Taken] = await self._writer.submit(
+            lambda batch: claiming.claim(batch, worker, text, limit=limit, lease=lease, only=only, at_once=bounds),
             rows=limit,
         )
-        if not taken:
-            return ()
-        found = await self._read(self._reader.load, list(taken))
-        return [Claim(found[run_id], epoch, mail) for run_id, (epoch, mail) in taken.items()]
+        found = {run_id: run for run_id, one in taken.items() if (run := self._first(run_id, one, said)) is not None}
+        if missing := [run_id for run_id in taken if run_id not in found]:
+            found |= await self._read(self._reader.load, missing)
+        return [Claim(found[run_id], one.epoch, one.mail) for run_id, one in taken.items()]
+
+    def _first(self, run_id: str, taken: claiming.Taken, said: Mapping[str, Any]) -> Run | None:
+        """A run that was started here and claimed before anything else happened to it: it need not be read."""
+        run = self._begun.pop(run_id, None)
+        if run is None or taken.seq != run.seq + 1:
+            return None
+        return apply(run, Entry(Kind.RUN_WORKING, payload=said, seq=taken.seq, at=taken.at))
 
     async def heartbeat(self, worker: str, epochs: Mapping[str, int], *, lease: float = 30.0) -> Sequence[str]:
         held = dict(epochs)
@@ -340,8 +361,18 @@ async def _documents(texts: list[str], inline: int = INLINE) -> list[Document]:
     return [document(text, inline) for text in texts]
 
 
+async def _payloads(entries: Sequence[Entry]) -> Sequence[Text]:
+    texts = [encode(entry.payload) for entry in entries]
+    return await _packed(texts) if any(map(is_slow, texts)) else texts
+
+
+async def _packed(texts: Sequence[str]) -> Sequence[Text]:
+    return await run_sync(lambda: [payload(text) for text in texts])
+
+
 async def _ending(entries: Sequence[Entry]) -> Ending | None:
-    for entry in entries:
+    """What the last entry says of the run's row, when it ends the run."""
+    for entry in entries[-1:]:
         if entry.kind is Kind.RUN_COMPLETED:
             (output,) = await _documents([encode(entry.payload.get("output"))])
             return Ending(output)
