@@ -242,7 +242,12 @@ def _shown(entry: Entry) -> dict[str, JSON]:
 
 
 def _plain(entry: Entry) -> tuple[Kind, int, JSON]:
-    return entry.kind, entry.attempt, _payload(entry)
+    return entry.kind, _attempt(entry), _payload(entry)
+
+
+def _attempt(entry: Entry) -> int:
+    """Of the end of a step 0: a step that was resumed between its checks and its end may say another number than one that was not."""
+    return 0 if entry.kind in _ENDS else entry.attempt
 
 
 def _payload(entry: Entry) -> dict[str, JSON]:
@@ -262,7 +267,7 @@ def canonical(entries: Iterable[Entry]) -> dict[str, list[list[JSON]]]:
     for entry in entries:
         if entry.kind not in _WORK:
             path = OUTSIDE if entry.kind in FROM_OUTSIDE else entry.path
-            paths.setdefault(path, []).append([entry.kind.value, entry.attempt, _payload(entry)])
+            paths.setdefault(path, []).append([entry.kind.value, _attempt(entry), _payload(entry)])
     return paths
 
 
