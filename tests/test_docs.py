@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer.main
-import yaml
 from pydantic import BaseModel
 
 from agentmesh.adapters.files import load_mesh
@@ -226,15 +225,3 @@ def test_links_lead_somewhere() -> None:
     for file in FILES:
         for target in re.findall(r"\]\((?!https?://)([^)#]+)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.relative_to(ROOT)} links to {target}"
-
-
-def test_the_compose_file_serves_by_the_makefile() -> None:
-    """compose.yaml is YAML of the known keys, and what it runs exists."""
-    content = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    assert set(content) == {"services", "volumes"}
-    for service in content["services"].values():
-        known = {"image", "network_mode", "working_dir", "command", "volumes", "shm_size", "init", "stop_grace_period"}
-        assert set(service) <= known | {"healthcheck"}
-        check_line(service["command"][-1], "compose.yaml")
-        named = {v.partition(":")[0] for v in service["volumes"] if not v.startswith((".", "/"))}
-        assert named == set(content["volumes"])
