@@ -144,7 +144,7 @@ def test_project_files_in_the_docs_are_right(block: Block, tmp_path: Path) -> No
         target.write_text(each.text)
     if not (tmp_path / "agentmesh.yaml").exists():
         (tmp_path / "agentmesh.yaml").write_text("name: documentation\n")
-    load_mesh(tmp_path, Secrets({"LLM_KEY": "k"}))
+    load_mesh(tmp_path, Secrets({"LLM_KEY": "k", "DESK_KEY": "k"}))
 
 
 @pytest.mark.parametrize("block", of("python"))

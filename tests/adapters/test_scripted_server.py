@@ -182,3 +182,11 @@ def test_the_command_prints_its_url(program: list[str], tmp_path: Path):
     finally:
         process.terminate()
         process.communicate(timeout=20)
+
+
+def test_the_script_in_the_docs_is_right(tmp_path):
+    """docs/models.md shows a file that is read as it stands."""
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    file = tmp_path / "answers.yaml"
+    file.write_text(text.partition("# answers.yaml\n")[2].partition("```")[0])
+    assert len(read_script(file).file.answers) == 6
