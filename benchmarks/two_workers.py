@@ -153,7 +153,8 @@ def main() -> int:
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(
         f"two_workers: {kinds['waits']['times']}x one with steps that wait, {kinds['computes']['times']}x with steps "
-        f"that compute, {kinds['nothing']['times']}x with empty ones, on {os.cpu_count()} cores shared with PostgreSQL (goal {GOAL}x where there are cores)"
+        f"that compute, {kinds['nothing']['times']}x with empty ones, on {os.cpu_count()} cores "
+        f"shared with PostgreSQL (goal {GOAL}x where there are cores)"
     )
     return 0
 
