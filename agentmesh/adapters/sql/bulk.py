@@ -2,7 +2,8 @@
 
 A driver's `executemany` runs a statement for each row. On SQLite it gives the interpreter's lock away and waits for it again each
 time, while the event loop is busy; on PostgreSQL the server plans and answers each. Here all rows travel in one statement: as VALUES on
-SQLite, as one array per column on PostgreSQL.
+SQLite, as a JSON
+list for each column on PostgreSQL, which the driver writes many times faster than its own arrays.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Connection, Double, Integer, LargeBinary, Table
+from pydantic_core import to_json
+from sqlalchemy import Boolean, Column, Connection, Double, Integer, Table
 
 MOST = 512
 """Rows of one statement on SQLite. A statement is prepared for each power of two up to here, and filled up with empty rows."""
@@ -24,7 +26,7 @@ class Insert:
         self._width = len(table.c)
         begin = f"INSERT INTO {table.name} ({', '.join(table.c.keys())}) SELECT * FROM "  # noqa: S608 - our own names
         self._sqlite = begin + "(VALUES {rows}) WHERE column1 IS NOT NULL"
-        self._postgres = begin + f"unnest({_arrays(list(table.c))})"
+        self._postgres = begin + _columns(list(table.c))
 
     def __call__(self, connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
         _execute(connection, self._sqlite, self._postgres, self._width, rows)
@@ -39,9 +41,8 @@ class Update:
         by_number = ", ".join(f"{name} = v.column{i}" for i, name in enumerate(columns, start=2))
         self._sqlite = f"{begin}{by_number} FROM (VALUES {{rows}}) AS v WHERE {table.name}.{key} = v.column1"
         by_name = ", ".join(f"{name} = v.{name}" for name in columns)
-        arrays = _arrays([table.c[name] for name in (key, *columns)])
-        names = ", ".join((key, *columns))
-        self._postgres = f"{begin}{by_name} FROM unnest({arrays}) AS v({names}) WHERE {table.name}.{key} = v.{key}"
+        given = _columns([table.c[name] for name in (key, *columns)])
+        self._postgres = f"{begin}{by_name} FROM {given} WHERE {table.name}.{key} = v.{key}"
 
     def __call__(self, connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
         _execute(connection, self._sqlite, self._postgres, self._width, rows)
@@ -54,7 +55,8 @@ def _execute(connection: Connection, sqlite: str, postgres: str, width: int, row
     if not rows:
         return
     if connection.dialect.name != "sqlite":
-        connection.exec_driver_sql(postgres, tuple(map(list, zip(*rows, strict=True))))
+        columns = tuple(to_json(column, inf_nan_mode="strings").decode() for column in zip(*rows, strict=True))
+        connection.exec_driver_sql(postgres, columns)
         return
     for begin in range(0, len(rows), MOST):
         chunk = rows[begin : begin + MOST]
@@ -67,12 +69,16 @@ def _execute(connection: Connection, sqlite: str, postgres: str, width: int, row
         connection.exec_driver_sql(text, (*chain.from_iterable(chunk), *empty))
 
 
-def _arrays(columns: Sequence[Column[Any]]) -> str:
-    return ", ".join(f"%s::{_postgres_type(column)}[]" for column in columns)
+def _columns(columns: Sequence[Column[Any]]) -> str:
+    """A table `v` of these columns, each given as one parameter."""
+    names = ", ".join(column.name for column in columns)
+    lists = ", ".join(["json_array_elements_text(%s::json)"] * len(columns))
+    typed = ", ".join(f"{column.name}::{_postgres_type(column)}" for column in columns)
+    return f"(SELECT {typed} FROM ROWS FROM ({lists}) AS given({names})) AS v"  # noqa: S608 - our own names
 
 
 def _postgres_type(column: Column[Any]) -> str:
-    for kind, name in ((Double, "float8"), (Boolean, "boolean"), (Integer, "int"), (LargeBinary, "bytea")):
+    for kind, name in ((Double, "float8"), (Boolean, "boolean"), (Integer, "int")):
         if isinstance(column.type, kind):
             return name
     return "text"

@@ -20,7 +20,6 @@ _DUE = (
     .order_by(runs.c.due_at, runs.c.id)
     .limit(bindparam("most"))
 )
-_ONLY = _DUE.where(runs.c.id.in_(bindparam("ids", expanding=True)))
 _OTHERS = _DUE.where(runs.c.workflow.not_in(bindparam("full", expanding=True)))
 _HELD = (
     select(runs.c.workflow, func.count())
@@ -88,9 +87,6 @@ def _taken(batch: Batch, head: heads.Head) -> Taken:
 
 def _named(batch: Batch, run_ids: Sequence[str]) -> list[heads.Head]:
     """Those of these runs that are due, in order."""
-    if batch.shared:
-        batch.flush()
-        return [head for head, _ in _candidates(batch, _ONLY, len(run_ids), ids=list(run_ids))]
     batch.load(run_ids)
     found = [batch.heads[run_id] for run_id in dict.fromkeys(run_ids) if run_id in batch.heads]
     due = [(head.due_at, head.id, head) for head in found if head.due_at is not None and head.due_at <= batch.now]
@@ -100,6 +96,6 @@ def _named(batch: Batch, run_ids: Sequence[str]) -> list[heads.Head]:
 def _candidates(batch: Batch, query: Any, most: int, **given: Any) -> list[tuple[heads.Head, str]]:
     if batch.shared:
         query = query.with_for_update(skip_locked=True)
-    used = {key: value for key, value in given.items() if value or key == "ids"}
+    used = {key: value for key, value in given.items() if value}
     rows = batch.connection.execute(query, {"now": batch.now, "most": most, **used}).all()
     return [(batch.heads.get(row.id) or batch.heads.keep(heads.read(row)), row.workflow) for row in rows]

@@ -217,6 +217,7 @@ class SqlStore:
         taken: dict[str, claiming.Taken] = await self._writer.submit(
             lambda batch: claiming.claim(batch, worker, text, limit=limit, lease=lease, only=only, at_once=bounds),
             rows=limit,
+            touches=() if only is None else tuple(only),
         )
         found = {run_id: run for run_id, one in taken.items() if (run := self._first(run_id, one, said)) is not None}
         if missing := [run_id for run_id in taken if run_id not in found]:
