@@ -15,7 +15,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from agentmesh import __version__
-from agentmesh.cli import agents, doctor, history, models, people, policies, project, runs, schedules, serve, tools
+from agentmesh.cli import (
+    agents,
+    doctor,
+    history,
+    models,
+    people,
+    policies,
+    project,
+    runs,
+    schedules,
+    serve,
+    test,
+    tools,
+)
 from agentmesh.cli.options import FAILED, INTERRUPTED, OK, WRONG, exit_status
 from agentmesh.cli.output import note
 from agentmesh.errors import MeshError
@@ -66,6 +79,7 @@ app.add_typer(agents.app, name="agents")
 app.add_typer(models.app, name="models")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(policies.app, name="policies")
+app.command("test")(test.run_cases)
 app.command("mcp")(serve.mcp)
 app.command("doctor")(doctor.doctor)
 
