@@ -41,6 +41,7 @@ class Spec:
     min_replicas: int = 1
     max_replicas: int = 1
     max_model_len: int | None = None
+    tool_parser: str | None = None
     concurrency: int = 64
     small: bool = False
     """Weights of a few megabytes: a small cache is enough, and starts faster."""

@@ -49,6 +49,7 @@ def locate(name: str, model: Model, folder: Path) -> Spec:
         min_replicas=deploy.replicas.min,
         max_replicas=deploy.replicas.max,
         max_model_len=deploy.max_model_len,
+        tool_parser=deploy.tool_parser,
         concurrency=model.concurrency,
         small=small,
     )

@@ -249,6 +249,8 @@ def replica_plan(name: str, spec: Spec, note: str, log: str) -> dict[str, Any]:
     }
     if spec.max_model_len is not None:
         engine["max_model_len"] = spec.max_model_len
+    if spec.tool_parser is not None:
+        engine |= {"enable_auto_tool_choice": True, "tool_call_parser": spec.tool_parser}
     if spec.device == "cpu":
         engine |= {"dtype": "bfloat16", "enforce_eager": True}
         engine["worker_extension_cls"] = "agentmesh.adapters.vllm_worker.WorkerExtension"

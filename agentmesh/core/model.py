@@ -28,6 +28,8 @@ class Deploy(BaseModel):
     gpus: float = Field(0, ge=0)
     replicas: Replicas = Replicas()
     max_model_len: int | None = Field(None, ge=16)
+    tool_parser: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """vLLM's name of the form in which the model writes calls of tools, such as `hermes`; None: it is offered no tools."""
     adapters: dict[str, str] = {}
 
 

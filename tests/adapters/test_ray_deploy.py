@@ -106,3 +106,12 @@ def test_an_id_of_hugging_face_is_left_to_vllm(tmp_path):
 def test_what_is_not_built_is_refused(weights, deploy, says):
     with pytest.raises(ModelFailed, match=says):
         locate("tiny", Model(source=str(weights), deploy=deploy), weights)
+
+
+def test_a_model_is_offered_tools_where_its_form_of_calls_is_known(weights):
+    """vLLM must be told how to read them; without that it refuses tools itself."""
+    spec = locate("m", Model(source=str(weights), deploy=Deploy(tool_parser="hermes")), weights)
+    engine = replica_plan("m", spec, "n", "l")["config"]["engine_kwargs"]
+    assert (engine["enable_auto_tool_choice"], engine["tool_call_parser"]) == (True, "hermes")
+    spec = locate("m", Model(source=str(weights), deploy=Deploy()), weights)
+    assert "enable_auto_tool_choice" not in replica_plan("m", spec, "n", "l")["config"]["engine_kwargs"]
