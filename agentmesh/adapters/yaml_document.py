@@ -31,7 +31,7 @@ from agentmesh.errors import Fault, ProjectError
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64
-MAX_VALUES = 50_000
+MAX_VALUES = 10_000
 """Values in one file, what aliases repeat counted each time."""
 
 _NULL = {"", "~", "null", "Null", "NULL"}
@@ -94,7 +94,9 @@ class _Builder:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.places: dict[Path, Place] = {}
-        self._anchors: dict[str, tuple[Any, dict[Path, Place]]] = {}
+        self._anchors: dict[str, tuple[Any, list[tuple[Path, Place]]]] = {}
+        self._seen: list[Path] = []
+        """Every path in the order of the text, so that what an anchor holds is one stretch of it."""
         self._left = MAX_VALUES
 
     def build(self) -> Any:
@@ -126,6 +128,8 @@ class _Builder:
             return self._repeat(event, path, key)
         if depth > MAX_DEPTH:
             raise _Refused(at, f"the file is nested deeper than {MAX_DEPTH} levels")
+        begun = len(self._seen)
+        self._seen.append(path)
         if event.tag is not None:
             raise _Refused(at, _about_tag(self._line(at), event.tag))
         if isinstance(event, ScalarEvent):
@@ -139,7 +143,7 @@ class _Builder:
             value = begin(events, path, depth + 1)
         if event.anchor is not None:
             n = len(path)
-            inside = {p[n:]: place for p, place in self.places.items() if p[:n] == path}
+            inside = [(p[n:], self.places[p]) for p in self._seen[begun:]]
             self._anchors[event.anchor] = (value, inside)
         return value
 
@@ -151,10 +155,11 @@ class _Builder:
         self._left -= len(inside)
         if self._left < 0:
             raise _Refused(at, f"the file has more than {MAX_VALUES:,} values once its aliases are expanded")
-        for below, place in inside.items():
+        for below, place in inside:
             if len(path) + len(below) > MAX_DEPTH:
                 raise _Refused(at, f"the file is nested deeper than {MAX_DEPTH} levels")
             self.places[(*path, *below)] = place
+            self._seen.append((*path, *below))
         self.places[path] = Place(at, event.end_mark.index, "", key)
         return value
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_strings
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 from agentmesh.errors import CallerError
 
@@ -27,6 +29,8 @@ MAX_TEXT = 4096
 """Characters of one expression."""
 MAX_ITEMS = 1000
 """`map` and `filter` are quadratic in the evaluator: 1,000 items take 31 ms, 8,000 take 1.6 s, with the GIL held."""
+MAX_MADE = 4_000_000
+"""Characters and items that one evaluation may make on its way to its result."""
 MAX_ROUNDS = 10_000
 """Rounds of all loops together, by the evaluator's own count: a loop in a loop cannot run away."""
 
@@ -168,8 +172,11 @@ def parse(text: str) -> Tree:
         raise ExpressionError(_syntax_message(text, message, column), column) from None
     except Exception as error:
         raise ExpressionError(f"not an expression: {error}", 1) from None
-    wrapped = _classes()["Any"].FromString(data)
-    parsed = _classes()["Parsed"].FromString(wrapped.value)
+    try:
+        wrapped = _classes()["Any"].FromString(data)
+        parsed = _classes()["Parsed"].FromString(wrapped.value)
+    except DecodeError:
+        raise ExpressionError(_TOO_DEEP, 1) from None
     if "loop" in text:
         _restore(parsed.expr)
     return Tree(text, parsed)
@@ -196,13 +203,16 @@ def _restore(node: Expr) -> None:
         _restore(child)
 
 
+_TOO_DEEP = "the expression is nested too deeply: operators and calls within one another may be 32 deep"
+
+
 def _syntax_message(text: str, message: str, column: int) -> str:
     """The parser's fault in plain words."""
     for name in _RESERVED:
         if re.match(rf"\.{name}\b", text[column - 2 :]):
             return f"'{name}' is a word of the language; write .`{name}` for a field of that name"
-    if "recursion limit" in message:
-        return "the expression is nested too deeply"
+    if "recursion limit" in message or "recursion depth" in message:
+        return _TOO_DEEP
     if "input '<EOF>'" in message:
         return "the expression ends too early"
     bad = re.search(r"(?:input|token recognition error at:) '(.*?)'(?: expecting|$)", message)
@@ -306,10 +316,60 @@ def paths(tree: Tree) -> frozenset[tuple[str, ...]]:
 # Running
 
 
-def _bounded(items: Any) -> Any:
-    if len(items) > MAX_ITEMS:
-        raise ValueError(f"{len(items):,} items are too many for map or filter ({MAX_ITEMS:,}); use a python step")
-    return items
+class _Made(threading.local):
+    """Characters and items that the expression now evaluated may still make."""
+
+    left = 0
+
+
+_made = _Made()
+
+
+def _make(size: int) -> None:
+    """Counts what an expression is about to make, before it does: a caller's few megabytes could become any number."""
+    _made.left -= size
+    if _made.left < 0:
+        raise ValueError(f"the expression makes more than {MAX_MADE:,} characters on its way; use a python step")
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list):
+        return len(value) + sum(map(_size, value))
+    if isinstance(value, dict):
+        return len(value) + sum(_size(k) + _size(v) for k, v in value.items())
+    return 1
+
+
+def _item(value: Any) -> Any:
+    _make(_size(value))
+    return value
+
+
+def _too_many(count: int) -> Any:
+    raise ValueError(f"{count:,} items are too many for map or filter ({MAX_ITEMS:,}); use a python step")
+
+
+def _add(a: Any, b: Any) -> Any:
+    if isinstance(a, (str, list)):
+        _make(len(a) + len(b))
+    return a + b
+
+
+def _replace(text: str, old: str, new: str, most: int = -1) -> str:
+    times = len(text) + 1 if not old else text.count(old)
+    if most >= 0:
+        times = min(times, most)
+    _make(len(text) + times * max(len(new) - len(old), 0))
+    return text.replace(old, new, most)
+
+
+def _join(items: list[Any], between: str = "") -> str:
+    if not all(isinstance(item, str) for item in items):
+        raise ValueError("join() is of lists of text; map(x, string(x)) makes text of each item")
+    _make(sum(map(len, items)) + len(items) * len(between))
+    return between.join(items)
 
 
 def _divide(a: Any, b: Any) -> Any:
@@ -321,11 +381,15 @@ def _divide(a: Any, b: Any) -> Any:
 
 
 _ARITHMETIC: Mapping[str, tuple[str, Callable[[Any, Any], Any]]] = {
-    "_+_": ("json_add", lambda a, b: a + b),
+    "_+_": ("json_add", _add),
     "_-_": ("json_subtract", lambda a, b: a - b),
     "_*_": ("json_multiply", lambda a, b: a * b),
     "_/_": ("json_divide", _divide),
 }
+
+
+_OWN: Mapping[str, str] = {"replace": "bounded_replace", "join": "bounded_join"}
+"""Methods that could make much of little, and what runs in their place."""
 
 
 def _functions() -> list[Any]:
@@ -357,9 +421,34 @@ def _functions() -> list[Any]:
                 [cel.Overload(id=f"{name}_{n}", parameters=[a, b], return_type=r, impl=run) for n, a, b, r in pairs],
             )
         )
-    kinds = (("list", t.List(t.DYN)), ("map", t.Map(t.DYN, t.DYN)))
-    overloads = [cel.Overload(id=f"bounded_{n}", parameters=[k], return_type=k, impl=_bounded) for n, k in kinds]
-    return [*declared, cel.FunctionDecl("bounded", overloads)]
+    text, texts = t.STRING, t.List(t.DYN)
+    kinds = (
+        text,
+        texts,
+        t.Map(t.DYN, t.DYN),
+        t.INT,
+        t.UINT,
+        t.DOUBLE,
+        t.BOOL,
+        t.NULL,
+        t.TIMESTAMP,
+        t.DURATION,
+        t.BYTES,
+    )
+    own: list[tuple[str, list[tuple[list[Any], Any]], Callable[..., Any]]] = [
+        ("too_many", [([t.INT], t.DYN)], _too_many),
+        (_GOING, [([], t.BOOL)], lambda: _made.left >= 0),
+        ("made_item", [([kind], kind) for kind in kinds], _item),
+        (_OWN["replace"], [([text, text, text], text), ([text, text, text, t.INT], text)], _replace),
+        (_OWN["join"], [([texts], text), ([texts, text], text)], _join),
+    ]
+    for name, overloads, run in own:
+        made = [
+            cel.Overload(id=f"{name}_{n}", parameters=parameters, return_type=result, impl=run)
+            for n, (parameters, result) in enumerate(overloads)
+        ]
+        declared.append(cel.FunctionDecl(name, made))
+    return declared
 
 
 @cache
@@ -390,15 +479,59 @@ def program(tree: Tree) -> Any:
 def _rewrite(node: Expr, *, own: bool) -> None:
     """`own`: an addition to the accumulator is the macro's own, and stays as it is."""
     kind = node.WhichOneof("kind")
-    if kind == "comprehension" and builds_list(node):
-        call = _classes()["Expr"](id=node.id)
-        call.call.function = "bounded"
-        call.call.args.append(node.comprehension.iter_range)
-        node.comprehension.iter_range.CopyFrom(call)
-    if kind == "call" and node.call.function in _ARITHMETIC and not (own and _on_accumulator(node)):
-        node.call.function = _ARITHMETIC[node.call.function][0]
     for child in children(node):
         _rewrite(child, own=own or kind == "comprehension")
+    if kind == "comprehension":
+        if builds_list(node):
+            _count_items(node.comprehension.loop_step, node.comprehension.iter_var)
+            _bound(node.comprehension.iter_range)
+        # An error does not end a loop by itself: each further round would copy what is too large already.
+        both = [node.comprehension.loop_condition, _call(_GOING)]
+        node.comprehension.loop_condition.CopyFrom(_call("_&&_", *both))
+    if kind == "call" and node.call.function in _ARITHMETIC and not (own and _on_accumulator(node)):
+        node.call.function = _ARITHMETIC[node.call.function][0]
+    if kind == "call" and node.call.function in _OWN and node.call.HasField("target"):
+        target = _classes()["Expr"]()
+        target.CopyFrom(node.call.target)
+        given = [target, *node.call.args]
+        changed = _classes()["Call"](function=_OWN[node.call.function], args=given)
+        node.call.CopyFrom(changed)
+
+
+_GOING = "still_going"
+
+
+def _call(function: str, *args: Expr) -> Expr:
+    return _classes()["Expr"](call=_classes()["Call"](function=function, args=args))
+
+
+def _bound(node: Expr) -> None:
+    """`R` becomes `let b = R; size(b) <= MAX_ITEMS ? b : too_many(size(b))`, whose `let` is a loop over nothing."""
+    new = _classes()["Expr"]
+    held = new(ident=_classes()["Ident"](name="@b"))
+    size = _call("size", held)
+    most = new(const=_classes()["Constant"](int64_value=MAX_ITEMS))
+    never = new(const=_classes()["Constant"](bool_value=False))
+    let = _classes()["Comprehension"](
+        iter_var="@none", iter_range=new(list=_classes()["List"]()), accu_var="@b", accu_init=node,
+        loop_condition=never, loop_step=held, result=_call("_?_:_", _call("_<=_", size, most), held, _call("too_many", size)),
+    )  # fmt: skip
+    node.CopyFrom(new(id=node.id, comprehension=let))
+
+
+def _count_items(node: Expr, item: str) -> None:
+    """In the step of a `map`: what is added to the list is counted; the items of a `filter` are there already."""
+    if node.WhichOneof("kind") != "call":
+        return
+    call = node.call
+    if call.function == "_?_:_":
+        _count_items(call.args[1], item)
+    elif call.function == "_+_" and _on_accumulator(node) and len(call.args[1].list.elements) == 1:
+        added = call.args[1].list.elements[0]
+        if not (added.WhichOneof("kind") == "ident" and added.ident.name == item):
+            inner = _classes()["Expr"]()
+            inner.CopyFrom(added)
+            added.CopyFrom(_call("made_item", inner))
 
 
 def _on_accumulator(node: Expr) -> bool:
@@ -410,6 +543,7 @@ def run(compiled: Any, data: Mapping[str, Any]) -> Any:
 
     On a fault `eval` answers a value of type ERROR whose `plain_value()` is a string, and so true: it stays here.
     """
+    _made.left = MAX_MADE
     try:
         value = compiled.eval(data=data)
         if value.type() in (cel.Type.ERROR, cel.Type.UNKNOWN):

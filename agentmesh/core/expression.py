@@ -30,6 +30,8 @@ __all__ = [
 ]  # fmt: skip
 
 JSON = Any
+MAX_READ = 100_000
+"""Values that one computed expression may read, a hundred characters of text counting as one."""
 MAX_COMPUTED = 256 * 1024
 """Characters of JSON, roughly, that one expression or one filled text may yield."""
 
@@ -225,7 +227,8 @@ def evaluate(text: str, scope: Mapping[str, JSON]) -> JSON:
         compiled = _compiled(text)
         if compiled.path:
             return _look_up(compiled.path, scope)
-        data = {name: _pick(scope[name], below) for name, below in compiled.reads.items() if name in scope}
+        reading = _Reading()
+        data = {name: reading.pick(scope[name], below) for name, below in compiled.reads.items() if name in scope}
         return _plain(cel.run(compiled.program, data))
     except (ValueError, ExpressionError) as error:
         raise EvaluationError(f"{_shorten(text)}: {error}") from None
@@ -252,9 +255,9 @@ def render(value: JSON, scope: Mapping[str, JSON]) -> JSON:
             case ((expression, _),):
                 return evaluate(expression, scope)
         texts = [piece if isinstance(piece, str) else _text(evaluate(piece[0], scope)) for piece in pieces]
-        if sum(map(len, texts)) > MAX_COMPUTED:
+        if None in texts or sum(len(text or "") for text in texts) > MAX_COMPUTED:
             raise EvaluationError(f"{_shorten(value)}: the filled text is over 256 kB; cut it in a python step")
-        return "".join(texts)
+        return "".join(text or "" for text in texts)
     if isinstance(value, dict):
         return {k: render(v, scope) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -262,8 +265,27 @@ def render(value: JSON, scope: Mapping[str, JSON]) -> JSON:
     return value
 
 
-def _text(value: JSON) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _text(value: JSON) -> str | None:
+    """A value as text; None when that would be too much, without writing it first."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False) if _small(value) else None
+
+
+def _small(value: JSON) -> bool:
+    """Whether a value as JSON may fit into a computed text; stops looking once it cannot."""
+    left, waiting = MAX_COMPUTED, [value]
+    while waiting:
+        one = waiting.pop()
+        left -= len(one) + 2 if isinstance(one, (str, list, dict)) else 1
+        if left < 0:
+            return False
+        if isinstance(one, dict):
+            waiting += one
+            waiting += one.values()
+        elif isinstance(one, (list, tuple)):
+            waiting += one
+    return True
 
 
 def _look_up(path: tuple[str | int, ...], scope: Mapping[str, JSON]) -> JSON:
@@ -284,27 +306,41 @@ def _look_up(path: tuple[str | int, ...], scope: Mapping[str, JSON]) -> JSON:
     return value
 
 
-def _pick(value: JSON, reads: Reads) -> JSON:
-    """The parts of a value that are read, fit for CEL."""
-    if reads and isinstance(value, Mapping):
-        return {name: _pick(value[name], below) for name, below in reads.items() if name in value}
-    return _fit(value)
-
-
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
+_PER_VALUE = 100
+"""Characters of text that are copied in the time that one value of a list takes."""
 
 
-def _fit(value: JSON) -> JSON:
-    """The same value when CEL can take it as it is, else a copy that it can."""
-    if isinstance(value, str):
-        if value.isascii():
-            return value.replace("\x00", "\ufffd") if "\x00" in value else value
-        return _UNFIT.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_fit(v) for v in value]
-    if isinstance(value, Mapping):
-        return {_fit(k): _fit(v) for k, v in value.items()}
-    return value
+class _Reading:
+    """What one evaluation reads, made fit for CEL, which copies it: past MAX_READ it is refused and not copied."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MAX_READ
+
+    def pick(self, value: JSON, reads: Reads) -> JSON:
+        """The parts of a value that are read."""
+        if reads and isinstance(value, Mapping):
+            return {name: self.pick(value[name], below) for name, below in reads.items() if name in value}
+        return self.fit(value)
+
+    def fit(self, value: JSON) -> JSON:
+        """The same value when CEL can take it as it is, else a copy that it can."""
+        self.left -= 1 + len(value) // _PER_VALUE if isinstance(value, str) else 1
+        if self.left < 0:
+            raise ValueError(
+                f"it reads more than {MAX_READ:,} values or {MAX_READ * _PER_VALUE:,} characters; use a python step"
+            )
+        if isinstance(value, str):
+            if value.isascii():
+                return value.replace("\x00", "\ufffd") if "\x00" in value else value
+            return _UNFIT.sub("\ufffd", value)
+        if isinstance(value, list):
+            return [self.fit(v) for v in value]
+        if isinstance(value, Mapping):
+            return {self.fit(k): self.fit(v) for k, v in value.items()}
+        return value
 
 
 def _plain(value: Any) -> JSON:

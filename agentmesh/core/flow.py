@@ -18,6 +18,8 @@ from agentmesh.core.workflow import OnError, Step, Workflow
 
 __all__ = ["RUN_TYPES", "FlowChecker"]
 
+MAX_STEPS = 1000
+"""Of one file, blocks and all: each sees those before it."""
 NULL: JsonSchema = {"type": "null"}
 _WORDS_OF_CEL = frozenset(
     {
@@ -47,7 +49,10 @@ class FlowChecker(AroundChecker):
     def check(self) -> None:
         workflow = self.workflow
         sound = self.schema(("input",), must_be_object=True)
-        for path, step in self.walk(workflow.steps, ("steps",)):
+        for n, (path, step) in enumerate(self.walk(workflow.steps, ("steps",))):
+            if n == MAX_STEPS:
+                self.fault((*path, "id"), f"a workflow has at most {MAX_STEPS:,} steps; call another for the rest")
+                return
             if step.id in self.ids and path not in self.removed:
                 first = self.document.fault((*self.ids[step.id], "id"), "").line
                 self.fault((*path, "id"), f"the id {step.id!r} stands here twice, first in line {first}")

@@ -41,9 +41,16 @@ _WORDS = {
 }
 
 
+_MANY = 200
+_LONGEST = 200
+
+
 def closest(word: str, among: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or nothing."""
-    match = difflib.get_close_matches(word, list(among), 1, 0.6)
+    names = list(among)
+    if len(names) > _MANY:  # comparing takes microseconds each, and there may be a fault for each name
+        names = [n for n in names if n[:1] == word[:1] and abs(len(n) - len(word)) <= 2][:_MANY]
+    match = difflib.get_close_matches(word[:_LONGEST], names, 1, 0.6)
     return f"; did you mean {match[0]!r}?" if match else ""
 
 

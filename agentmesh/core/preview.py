@@ -12,9 +12,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim
-
-from agentmesh.core.schedule import five_fields, instants
+from agentmesh.core.schedule import instants, walls
 
 COUNT = 10
 _LONGEST_CHANGE = timedelta(hours=26)
@@ -86,7 +84,7 @@ def _same_day(line: str, zone: ZoneInfo, at: datetime) -> Iterator[datetime]:
 
 def _walls(line: str, since: datetime, until: datetime) -> Iterator[datetime]:
     """What the line names between two wall times, as if no clock ever changed. Only around a change."""
-    for time in islice(CronSim(five_fields(line), max(since, until - _LONGEST_CHANGE)), 2000):
+    for time in islice(walls(line, max(since, until - _LONGEST_CHANGE)), 2000):
         if time >= until:
             return
         yield time
@@ -94,7 +92,7 @@ def _walls(line: str, since: datetime, until: datetime) -> Iterator[datetime]:
 
 def _meant(line: str, wall: datetime) -> bool:
     """Whether the line itself names a wall time."""
-    return next(iter(CronSim(five_fields(line), wall - timedelta(minutes=1))), None) == wall
+    return next(walls(line, wall - timedelta(minutes=1)), None) == wall
 
 
 def _exists(wall: datetime, zone: ZoneInfo) -> bool:

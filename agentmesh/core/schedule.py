@@ -55,6 +55,11 @@ def instants(line: str, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
             yield instant
 
 
+def walls(line: str, since: datetime) -> Iterator[datetime]:
+    """The wall times that a line names after one, as if no clock ever changed; without a time zone."""
+    yield from CronSim(five_fields(line), since)
+
+
 def newest(line: str, zone: ZoneInfo, after: datetime, until: datetime, most: int = 1) -> list[datetime]:
     """The last `most` instants after `after` and not past `until`, oldest first.
 

@@ -53,15 +53,83 @@ def _additional_properties(validator: Any, more: Any, instance: Any, schema: Any
         yield ValidationError(f"unknown: {shown}{closest(extra[0], known)}")
 
 
+def _unique_items(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    """By a set: jsonschema compares each item with each, and a caller's megabyte of `{}` would take hours."""
+    if wanted and validator.is_type(instance, "array"):
+        seen: set[Any] = set()
+        for i, item in enumerate(instance):
+            known = _key(item)
+            if known in seen:
+                yield ValidationError(f"items must differ, item {i} stands there twice")
+                return
+            seen.add(known)
+
+
+def _key(value: Any) -> Any:
+    """Equal for values that are equal as JSON: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(value, bool):
+        return ("bool", value)
+    if isinstance(value, list):
+        return ("list", tuple(map(_key, value)))
+    if isinstance(value, Mapping):
+        return ("object", frozenset((name, _key(inner)) for name, inner in value.items()))
+    return value
+
+
 _Validator: Any = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
-    {"pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional_properties},
+    {
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _additional_properties,
+        "uniqueItems": _unique_items,
+    },
 )
 
 
-def validator(schema: Any) -> Any:
-    """A jsonschema validator (`iter_errors`, `is_valid`). Build it once for a schema; it may be shared by threads."""
-    return _Validator(schema, registry=Registry())
+MAX_VALUES = 100_000
+"""Values in what a schema is applied to: each costs microseconds, and nothing else runs meanwhile."""
+
+
+class Validator:
+    """A schema, ready to be applied. May be shared by threads."""
+
+    __slots__ = ("_inner",)
+
+    def __init__(self, schema: Any) -> None:
+        self._inner = _Validator(schema, registry=Registry())
+
+    def iter_errors(self, value: Any) -> Iterator[ValidationError]:
+        if _over(value, MAX_VALUES):
+            yield ValidationError(f"has more than {MAX_VALUES:,} values; hand on less, or text")
+        else:
+            yield from self._inner.iter_errors(value)
+
+    def is_valid(self, value: Any) -> bool:
+        return next(self.iter_errors(value), None) is None
+
+
+def _over(value: Any, most: int) -> bool:
+    """Whether a value has more values in it; stops counting when it has."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping):
+            inner: Any = one.values()
+        elif isinstance(one, list):
+            inner = one
+        else:
+            continue
+        most -= len(one)
+        if most < 0:
+            return True
+        waiting += [v for v in inner if isinstance(v, (dict, list))]
+    return False
+
+
+def validator(schema: Any) -> Validator:
+    """The schema, ready to be applied; building it takes longer than applying it."""
+    return Validator(schema)
 
 
 # Checking a schema
