@@ -26,7 +26,17 @@ from agentmesh.engine.faults import GaveUp, Leaving, error_of
 from agentmesh.engine.journal import NOTHING, Recorded
 from agentmesh.engine.limit import Limit
 from agentmesh.engine.models import Answer
-from agentmesh.engine.steps import conversation, done_of, hash_of, objection, parse, question, text_of, watching
+from agentmesh.engine.steps import (
+    conversation,
+    done_of,
+    hash_of,
+    key_header,
+    objection,
+    parse,
+    question,
+    text_of,
+    watching,
+)
 from agentmesh.engine.validators import faults
 from agentmesh.errors import BudgetExceeded, MeshError, StepError, StoreError
 
@@ -149,7 +159,7 @@ class _Conversation:
         await run.journal.write(Entry(Kind.STEP_STARTED, path, number, {"verb": "llm", "why": why.value}))
         part = replace(self._a, path=path, number=number, spent=NOTHING_SPENT)
         try:
-            answer = await self._in_time(part, request)
+            answer = await self._in_time(part, replace(request, headers=key_header(f"{run.run.id}/{path}")))
         except StoreError:
             raise
         except MeshError as fault:

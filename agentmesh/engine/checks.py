@@ -155,7 +155,9 @@ async def by_vote(run: Execution, a: Attempt, spec: Vote, done: Done, message: s
     async def sample(number: int) -> None:
         nonlocal agree, unusable
         temperature = spec.temperature if spec.temperature is not None else request.temperature or WARM
-        another = replace(request, seed=seed_of(a.step.llm, a.key, number), temperature=temperature, tools=())
+        another = replace(
+            request, seed=seed_of(a.step.llm, a.key, number), temperature=temperature, tools=(), headers={}
+        )
         try:
             answer = await a.ask(run, another)
         except ModelError as error:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from agentmesh.core.expression import render
 from agentmesh.core.model import ChatRequest
@@ -53,7 +54,13 @@ def question(run: Execution, a: Attempt) -> ChatRequest:
         model=run.bench.models.name(a.model or spec.model or run.definition.default_model),
         messages=conversation(spec, a.scope, a.prior), schema=schema, max_tokens=spec.max_tokens,
         temperature=temperature, seed=seed, timeout=a.timeout or MODEL_TIMEOUT,
+        headers=key_header(f"{a.key}/try[{len(a.tries) + 1}]" if a.tries else a.key),
     )  # fmt: skip
+
+
+def key_header(key: str) -> dict[str, str]:
+    """The idempotency key of a question: the same when it is asked again after a crash or an outage, another for a repair."""
+    return {"Idempotency-Key": quote(key, safe="/[]~#:")}
 
 
 def seed_of(spec: LlmSpec | None, key: str, sample: int) -> int:

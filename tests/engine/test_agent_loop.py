@@ -10,9 +10,12 @@ import anyio
 import pytest
 
 from agentmesh.adapters.memory_model import ScriptedModel, use
+from agentmesh.adapters.model_script import Script, ScriptFile
+from agentmesh.adapters.openai_http import OpenAiHttp
+from agentmesh.adapters.scripted_server import serving as scripted_server
 from agentmesh.core.context import Context
 from agentmesh.core.mesh import Mesh
-from agentmesh.core.model import ChatRequest, ToolUse
+from agentmesh.core.model import ChatRequest, Model, ToolUse
 from agentmesh.core.policy import PolicyFile
 from agentmesh.core.run import Kind, Run, RunState, StepState
 from agentmesh.engine.agent_loop import RESULT, legal_names
@@ -302,6 +305,21 @@ async def test_a_spent_budget_ends_the_agent() -> None:
     assert len(model.requests) == 2
 
 
+async def test_spent_seconds_end_a_turn() -> None:
+    """Those in models and tools: a turn that takes longer than the run has left is cut off."""
+
+    async def answer(request: ChatRequest) -> Any:
+        if len(request.messages) == 1:
+            return use("desk.find", order=1)
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    run, _ = await asked(answer, budget={"seconds": 0.05})
+    assert run.error is not None
+    assert (run.error["code"], run.error["path"]) == ("budget", "q")
+    assert "0.05 seconds ran out" in run.error["message"]
+
+
 async def test_only_the_named_tools_are_offered() -> None:
     """And a call of another is none."""
     script = [use("desk.send", text="x"), "done"]
@@ -332,6 +350,36 @@ async def test_a_tool_of_a_server_may_be_an_agent() -> None:
     async with serving(of_, model=model, functions=FUNCTIONS) as engine:
         run = await finished(engine, "w")
     assert run.output == "sent"
+
+
+async def test_an_agent_asks_an_openai_endpoint() -> None:
+    """Over HTTP: tools by legal names, an outage asked again under the same key, an answer under the schema."""
+    script = Script(
+        ScriptFile.model_validate(
+            {
+                "answers": [
+                    {"turn": 1, "attempt": 1, "error": {"status": 503, "retry_after": 0}},
+                    {"turn": 1, "tools": [{"name": "desk.find", "arguments": {"order": 7}}, {"name": "desk.send", "arguments": "{"}]},
+                    {"turn": 2, "say": "I shall say it."},
+                    {"turn": 3, "say": {"n": 3}},
+                ]
+            }
+        )
+    )  # fmt: skip
+    async with scripted_server(script) as (url, server):
+        models = {"tiny": Model(url=url, model="x"), "large": Model(url=url, model="x")}
+        async with (
+            OpenAiHttp(models) as backend,
+            serving(of(llm(output=ANSWER)), model=backend, functions=FUNCTIONS) as engine,
+        ):
+            run = await finished(engine, "w")
+        keys = [request["key"] for request in server.requests]
+    assert run.output == {"n": 3}
+    turns = [f"{run.id}/q/turn[{i}]" for i in (0, 1, 2)]
+    assert keys[-3:] == turns
+    assert set(keys[:-3]) == {turns[0]}
+    assert run.steps["q/turn[0]/call[0]"].output == {"order": 7, "state": "sent"}
+    assert run.steps["q/turn[0]/call[1]"].state is StepState.FAILED
 
 
 def test_names_are_made_legal_and_stay_apart() -> None:
