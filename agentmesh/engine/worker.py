@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from agentmesh.core.outside import Cluster, Databases, HttpClient
+from agentmesh.core.run import Kind
 from agentmesh.core.store import Claim, Store
 from agentmesh.engine.bus import Bus
 from agentmesh.engine.definitions import Definitions
@@ -81,6 +82,7 @@ class Worker:
         """The loop. Returns after `stop`; when cancelled, gives its runs back to the store first."""
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._carry, self._store.changes())
+            self._tasks.start_soon(self._look_for_cancels)
             self._tasks.start_soon(self._say_alive)
             self._tasks.start_soon(self._send)
             self._bus.claimer = self._place_for
@@ -224,6 +226,28 @@ class Worker:
             if execution is not None and execution.waits.any:
                 with suppress(StoreError):  # whoever executes the run meets it, too
                     await execution.look()
+
+    async def _look_for_cancels(self) -> None:
+        """Stops what another process was asked to cancel. Here that is heard at once; there nobody knows who executes the run."""
+        known: list[Execution] = []
+        while True:
+            await anyio.sleep(POLL)
+            here = list(self._active.values())
+            for execution in here:
+                if execution in known:  # most runs end sooner, and are never asked about
+                    with suppress(StoreError):
+                        await self._cancel_if_asked(execution)
+            known = here
+
+    async def _cancel_if_asked(self, execution: Execution) -> None:
+        run_id = execution.run.id
+        head = await self._store.get_head(run_id)
+        if head is None or not head.cancel_requested or head.state.terminal:
+            return
+        asked = (e for e in await self._store.entries(run_id) if e.kind is Kind.RUN_CANCEL_REQUESTED)
+        by = next((str(e.payload.get("by")) for e in asked), head.owner)
+        if self._active.get(run_id) is execution:
+            execution.cancel(by)
 
     def _send_later(self, journal: Journal) -> None:
         self._unsent[journal] = None
