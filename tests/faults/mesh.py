@@ -104,8 +104,17 @@ steps:
   - {{id: one, set: {{ok: true}}}}
 """
 
+HELD = """
+name: held
+steps:
+  - {{id: first, http: {{method: POST, url: "{upstream}/effect/first"}}}}
+  - {{id: hold, http: {{method: POST, url: "{upstream}/hang/hold"}}, timeout: 5m}}
+  - {{id: last, http: {{method: POST, url: "{upstream}/effect/last"}}}}
+"""
+
 WORKFLOWS = {
     "order": ORDER, "ship": SHIP, "undo": UNDO, "signaled": SIGNALED, "steady": STEADY, "quick": QUICK,
+    "held": HELD,
 }  # fmt: skip
 
 

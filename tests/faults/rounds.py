@@ -31,7 +31,7 @@ from tests.faults.served import ENDED
 
 WITHIN = 60.0
 """Seconds from a restart to the end of the run."""
-LEASE = Lease(2.0, 0.5)
+LEASE = Lease(1.0, 0.3)
 """Short: on PostgreSQL a restarted server waits for the dead one's lease."""
 
 

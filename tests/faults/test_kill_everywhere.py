@@ -30,7 +30,10 @@ class Rounds:
             [sys.executable, "-m", "tests.faults.rounds", str(folder)], cwd=ROOT, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, start_new_session=True,
         )  # fmt: skip
-        assert self._line() == "ready\n"
+        said = self._line()
+        if said != "ready\n":
+            self.close()
+            raise RuntimeError(f"the program of the rounds did not start: {said!r}; its standard error says why")
         self._numbers = iter(range(1_000_000))
 
     def play(self, workflow: str, spec: str | None) -> dict[str, Any]:
@@ -48,7 +51,7 @@ class Rounds:
 
     def close(self) -> None:
         self._process.kill()
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=10)  # also closes its pipes
 
 
 @pytest.fixture
