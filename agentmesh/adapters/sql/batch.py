@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, Executable, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agentmesh.adapters.sql import heads as heads_
@@ -60,6 +61,18 @@ _STATE_AFTER = {kind.value: state for kind, state in STATE_AFTER.items()}
 """By plain text, since an enumeration's own hash is slow."""
 
 
+@cache
+def _upserts(*, shared: bool) -> tuple[Executable, Executable, Executable]:
+    """For blobs, definitions and values. Made once: to build them takes longer than many a batch."""
+    insert = postgresql.insert if shared else sqlite.insert
+    value = insert(state)
+    return (
+        insert(blobs).on_conflict_do_nothing(),
+        insert(definitions).on_conflict_do_nothing(),
+        value.on_conflict_do_update(index_elements=["scope", "key"], set_={"value": value.excluded.value}),
+    )
+
+
 class Batch:
     """One transaction. `changed` are the runs whose watchers are told after the commit."""
 
@@ -74,13 +87,7 @@ class Batch:
         self.shared = connection.dialect.name != "sqlite"
         self._broken = broken
         """Runs with an append that failed."""
-        insert = postgresql.insert if self.shared else sqlite.insert
-        self._new_blob = insert(blobs).on_conflict_do_nothing()
-        self._new_definition = insert(definitions).on_conflict_do_nothing()
-        upsert = insert(state)
-        self._new_value = upsert.on_conflict_do_update(
-            index_elements=["scope", "key"], set_={"value": upsert.excluded.value}
-        )
+        self._new_blob, self._new_definition, self._new_value = _upserts(shared=self.shared)
         self.changed: dict[str, None] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._posts: dict[tuple[str, str], None] = {}

@@ -23,6 +23,8 @@ ROWS = 256
 """Most rows of one transaction."""
 LINGER = 0.002
 """Most seconds to wait for callers that are likely to come back."""
+FEW = 4
+"""Requests of a commit up to which none are lingered for: the beginning and the claim of a lone run come together, its next write alone."""
 BACKLOG = 8192
 """Rows that may wait for the thread before `crowded` asks callers to wait too."""
 
@@ -99,7 +101,7 @@ class Writer:
                 request = self._queue.get_nowait()
             except queue.Empty:
                 left = until - time.monotonic()
-                if len(batch) >= expected or left <= 0:
+                if expected <= FEW or len(batch) >= expected or left <= 0:
                     break
                 try:
                     request = self._queue.get(timeout=left)
