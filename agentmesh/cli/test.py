@@ -247,10 +247,9 @@ class _Session:
         for line in played.failures:
             self.console.print(f"      {line}", markup=False)
         if played.stale:
-            self.console.print(
-                f"      the recording is stale: run with --record ({'; '.join(played.stale[:3])} was not asked then)",
-                markup=False,
-            )
+            said = "nothing is recorded for it" if played.unrecorded else "the recording is stale"
+            asked = "; ".join(played.stale[:3])
+            self.console.print(f"      {said}: run with --record ({asked} is asked now)", markup=False)
         elif played.unused and played.passed:
             self.console.print(f"      recorded and not asked any more: {'; '.join(played.unused[:3])}", markup=False)
 

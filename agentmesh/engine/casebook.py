@@ -66,6 +66,8 @@ class Played:
     stale: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     """Recorded and not asked any more; told, and no fault."""
+    unrecorded: bool = False
+    """Nothing was recorded for the case."""
     seconds: float = 0.0
 
     @property
@@ -126,7 +128,8 @@ class Table:
         if run is not None and not stale:
             failures += judge(case, run)
         return Played(
-            case, run, entries, definition, tuple(failures), stale, tuple(deck.unused), monotonic() - begun
+            case, run, entries, definition, tuple(failures), stale, tuple(deck.unused), deck.calls is None,
+            monotonic() - begun,
         )  # fmt: skip
 
     def _engine(self, store: Store, clock: _Clock, deck: Deck, *, live: bool) -> Engine:
