@@ -33,7 +33,10 @@ class HttpClient(Protocol):
     """Sends requests of `http` steps and tools."""
 
     async def send(self, request: HttpRequest) -> HttpAnswer:
-        """NotSent when no byte of the request can have reached the other side; Unanswered when it may have; TooLarge."""
+        """NotSent when no byte of the request can have reached the other side; Unanswered when it may have.
+
+        Fail for what cannot be sent, and for an answer that is too large or neither JSON nor text.
+        """
         ...
 
 
@@ -54,7 +57,8 @@ class Databases(Protocol):
     ) -> Rows:
         """One statement in one transaction, read-only unless `write`.
 
-        Fail for what the database refuses, Retry when it cannot be reached.
+        Fail for what the database refuses, Retry when it cannot be reached or undid the statement, Unanswered when a write may have
+        been committed, StepTimeout.
         """
         ...
 
@@ -63,5 +67,8 @@ class Cluster(Protocol):
     """Runs installed functions as Ray tasks, by way of the supervised child."""
 
     async def call(self, function: str, arguments: Mapping[str, Any], *, key: str, timeout: float | None) -> Any:
-        """The function's result as JSON. What it raises is raised as Fail or Retry; Retry when the cluster is not there."""
+        """The function's result as JSON. What it raises is raised as Fail, InvalidInput or Retry.
+
+        NotSent when the cluster never had it, Unanswered when it was lost there. Cancelling ends it.
+        """
         ...
