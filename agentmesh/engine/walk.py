@@ -296,7 +296,8 @@ class Walk:
             places = self._run.waits.branches(1)
             await take(anyio.CancelScope())
         if failure is not None:
-            if not self._undoing:
+            # Not when the store failed or the worker leaves: the run goes on, and finds its children where they are.
+            if isinstance(failure, StepFailed) and not self._undoing:
                 await self._run.cancel_children(path + "[", path + "/")
             raise failure
         return outputs

@@ -28,6 +28,8 @@ from agentmesh.errors import StoreError
 log = logging.getLogger("agentmesh.engine")
 POLL = 1.0
 """Seconds between claims when nobody in this process started a run: for runs whose worker died, or of another process."""
+AGAIN = 0.05
+"""Seconds at least between claims that nobody asked for."""
 QUICK = 4
 """Runs at once up to which each is claimed as it is recorded, one commit sooner. Past it, claiming many together costs half as much."""
 PROBE_EVERY = 1.0
@@ -147,8 +149,11 @@ class Worker:
                     for claim in claims:
                         free -= claim.run.parent is None
                         self._begin(claim)
-                    if not claims and (due := await self._store.next_due()) is not None:
-                        pause = min(max(due - self._clock(), 0.01), POLL)
+                    if claims:
+                        pause = AGAIN  # more may be due by then; when nothing was, the next timer is asked for
+                    elif (due := await self._store.next_due()) is not None:
+                        # What is due and was not to be had is another worker's, or waits for a place of its workflow.
+                        pause = min(max(due - self._clock(), AGAIN), POLL)
                     self._trouble = None
                 except StoreError as error:
                     if self._trouble is None:
@@ -216,6 +221,8 @@ class Worker:
                 del self._active[run.id]
                 self._bus.disown(run.id)
             self._free_places(int(run.parent is None))
+            if self._at_once is not None and run.workflow in self._at_once:
+                self._bus.started()  # another of its kind may be waiting for the place
             if not self._active:
                 self._idle.set()
 

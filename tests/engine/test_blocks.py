@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from agentmesh.adapters.memory import MemoryStore
@@ -169,7 +170,7 @@ async def test_a_canceled_run_is_undone_too() -> None:
     async with serving(mesh(flow), functions=world.functions()) as engine:
         run = await engine.runs.start(LOCAL, "w", {"text": "x"})
         while "go" not in (await engine.runs.get(LOCAL, run.id)).steps:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         await engine.runs.cancel(LOCAL, run.id)
         assert (await engine.runs.wait(LOCAL, run.id)).state is RunState.CANCELED
         assert world.done == ["+first", "-first"]
