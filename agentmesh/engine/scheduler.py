@@ -369,7 +369,7 @@ class Scheduler:
             "catch_up": entry.schedule.catch_up,
             "jitter": entry.schedule.jitter,
             "next": None if following is None else iso(following),
-            "last": None if entry.last is None else iso(entry.last),
+            "last": None if entry.last is None else iso(entry.last.replace(microsecond=0)),
             "run": entry.run,
             "waiting": len(entry.queue),
             "paused": entry.paused,
