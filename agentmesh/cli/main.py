@@ -17,6 +17,7 @@ import typer
 from agentmesh import __version__
 from agentmesh.cli import (
     agents,
+    backup,
     doctor,
     history,
     models,
@@ -81,6 +82,7 @@ app.add_typer(schedules.app, name="schedules")
 app.add_typer(policies.app, name="policies")
 app.command("test")(test.run_cases)
 app.command("mcp")(serve.mcp)
+app.command("backup")(backup.backup)
 app.command("doctor")(doctor.doctor)
 
 

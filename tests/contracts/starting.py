@@ -194,6 +194,14 @@ async def whole_journal_is_taken_over(bench: Bench) -> None:
         assert (await store.list_runs(RunFilter())).total == 2
 
 
+async def long_journal_is_taken_over(bench: Bench) -> None:
+    """Thousands of rows in one transaction."""
+    async with bench.open() as store:
+        rows = [done(f"each[{i}]", i) for i in range(3_001)]
+        made, _ = await store.start_run(bench.run(), entries=rows)
+        assert [step.output for step in made.steps.values()] == list(range(3_001))
+
+
 async def head_is_the_run_without_steps(bench: Bench) -> None:
     """`get_head` is what `get_run` says, but for the steps."""
     async with bench.open() as store:

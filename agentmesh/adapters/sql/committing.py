@@ -101,7 +101,7 @@ class Committer:
                 self._down = True
                 if self._only_writer and "i/o error" in str(failed.orig).lower():
                     self._engine.dispose()  # what SQLite holds in memory of such a file is not to be trusted
-                if current.committing:
+                if current.committing and not self._only_writer:  # SQLite rolls back a commit that failed
                     written = self._written(current, until)
                     if written is None:
                         error = StoreError(f"{error} Whether the last entries were recorded is unknown.", **error.data)

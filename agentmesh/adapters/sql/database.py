@@ -56,10 +56,11 @@ def name(url: URL) -> str:
     return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
 
 
-def connect(url: URL, *, reader: bool = False, pool: int = 1, hasty: bool = True) -> Engine:
+def connect(url: URL, *, reader: bool = False, pool: int = 1, hasty: bool = True, busy: float = BUSY_SECONDS) -> Engine:
     """An engine with explicit transactions. Nothing is opened yet. `pool` 0: each connection is closed after its use.
 
-    `hasty`: PostgreSQL is to give up on a statement that takes longer than any of ours should; not for migrations.
+    `busy`: seconds to wait for another process that has SQLite's file. `hasty`: PostgreSQL is to give up on a statement that takes
+    longer than any of ours should; not for migrations.
     """
     try:
         if url.get_backend_name() != "sqlite":
@@ -67,7 +68,7 @@ def connect(url: URL, *, reader: bool = False, pool: int = 1, hasty: bool = True
             if pool == 0:
                 return create_engine(url, poolclass=NullPool, connect_args=arguments)
             return create_engine(url, pool_size=pool, max_overflow=0, connect_args=arguments)
-        arguments = {"timeout": BUSY_SECONDS, "check_same_thread": False}
+        arguments = {"timeout": busy, "check_same_thread": False}
         engine = create_engine(url, pool_size=pool, max_overflow=0, connect_args=arguments)
     except (ImportError, NoSuchModuleError):
         raise StoreError(

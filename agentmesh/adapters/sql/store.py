@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from agentmesh.adapters.changes import Changes, Subscription
 from agentmesh.adapters.json_text import decode, encode
 from agentmesh.adapters.lock import MeshLock
-from agentmesh.adapters.sql import claiming, database, pruning
+from agentmesh.adapters.sql import backup, claiming, database, pruning
 from agentmesh.adapters.sql.batch import Append, Start
 from agentmesh.adapters.sql.committing import Committer
 from agentmesh.adapters.sql.documents import INLINE, INLINE_IN_RUN, Document, Text, document, is_slow, payload
@@ -61,7 +61,7 @@ class SqlStore:
     def __init__(
         self, url: URL, *, clock: Callable[[], float] = time.time, own_clock: bool = False, stalled: float = STALLED
     ) -> None:
-        """`stalled`: seconds after which a PostgreSQL that does not answer is given up."""
+        """`stalled`: seconds after which a database that does not answer, or a file that another process has, is given up."""
         self._url = url
         self._stalled = stalled
         self._clock = clock
@@ -267,6 +267,10 @@ class SqlStore:
             removed += await self._writer.submit(partial(pruning.remove, run_ids=chunk), rows=ROWS)
         return removed
 
+    async def backup(self, path: Path) -> int:
+        """Copies a SQLite database into a file of its own while others read and write; its bytes. See `backup.copy`."""
+        return await self._blocking(backup.copy, self._url, path)
+
     async def get_definition(self, digest: str) -> Mapping[str, Any] | None:
         found: Mapping[str, Any] | None = await self._read(self._reader.definition, digest)
         return found
@@ -292,8 +296,8 @@ class SqlStore:
             file = Path(str(self._url.database))
             self._lock = MeshLock(file.with_name(file.name + ".lock"), what="database").acquire()
         try:
-            writing = database.connect(self._url)
-            self._engines = [writing, database.connect(self._url, reader=True, pool=READERS)]
+            writing = database.connect(self._url, busy=self._stalled)
+            self._engines = [writing, database.connect(self._url, reader=True, pool=READERS, busy=self._stalled)]
             preparing = database.connect(self._url, hasty=False) if self._lock is None else writing
             try:
                 database.prepare(preparing)

@@ -145,8 +145,7 @@ async def test_a_refused_row_fails_alone(tmp_path: Path) -> None:
 
 async def test_full_disk_is_a_sentence_and_leaves_no_hole(tmp_path: Path) -> None:
     """When the disk is full, writers are told; a run that lost an entry takes no later one until it is claimed anew."""
-    now = 100.0
-    async with open_store(URL, tmp_path, clock=lambda: now) as store:
+    async with open_store(URL, tmp_path, clock=lambda: 100.0) as store:
         await store.start_run(_run("r"))
         (claim,) = await store.claim("w", limit=1)
         pages = _pragma(store, 0, "page_count")
@@ -156,14 +155,80 @@ async def test_full_disk_is_a_sentence_and_leaves_no_hole(tmp_path: Path) -> Non
         with pytest.raises(StoreError, match="disk is full; free some space"):
             await store.append("r", claim.epoch, [_done("next")])
         _pragma(store, 0, "max_page_count=1000000")
+        # Space alone does not fill the hole: the worker is told again, and with that the run is free for the next claim.
+        assert list(await store.claim("w", limit=1)) == []
         with pytest.raises(StoreError, match="disk is full"):
             await store.append("r", claim.epoch, [_done("next")])
-        assert list(await store.heartbeat("w", {"r": claim.epoch})) == ["r"]
-        now += 31
         (again,) = await store.claim("w", limit=1)
         await store.append("r", again.epoch, [_done("next")])
         assert [entry.seq for entry in await store.entries("r")] == [1, 2, 3, 4]
         assert list((await store.claim("w", limit=1)) or ()) == []
+
+
+async def test_a_heartbeat_tells_of_a_hole(tmp_path: Path) -> None:
+    """A worker that writes nothing more hears of a lost entry at its next heartbeat; the next claim goes on at once."""
+    async with open_store(URL, tmp_path, clock=lambda: 100.0) as store:
+        await store.start_run(_run("r"))
+        (claim,) = await store.claim("w", limit=1)
+        _pragma(store, 0, f"max_page_count={_pragma(store, 0, 'page_count')}")
+        await store.append("r", claim.epoch, [_done("lost", os.urandom(200_000).hex())], wait=False)
+        with pytest.raises(StoreError, match="disk is full"):
+            await store.put("s", "k", os.urandom(200_000).hex())
+        _pragma(store, 0, "max_page_count=1000000")
+        assert list(await store.heartbeat("w", {"r": claim.epoch})) == ["r"]
+        (again,) = await store.claim("w", limit=1)
+        assert (again.epoch, list(again.run.steps)) == (claim.epoch + 1, [])
+
+
+async def test_a_value_that_cannot_be_kept_fails_its_run_only(tmp_path: Path) -> None:
+    """A number past 64 bits where the table has one: that append fails, others of the same moment do not, and the run lapses."""
+    now = 100.0
+    async with open_store(URL, tmp_path, clock=lambda: now) as store:
+        for run_id in ("bad", "good"):
+            await store.start_run(_run(run_id))
+        epochs = {claim.run.id: claim.epoch for claim in await store.claim("w", limit=2)}
+        said: dict[str, str] = {}
+
+        async def append(run_id: str, attempt: int) -> None:
+            try:
+                await store.append(run_id, epochs[run_id], [Entry(Kind.STEP_STARTED, "s", attempt, {})])
+            except StoreError as error:
+                said[run_id] = error.message
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(append, "bad", 2**70)
+                group.start_soon(append, "good", 1)
+        assert list(said) == ["bad"]
+        assert "cannot take what it was given" in said["bad"]
+        assert list(await store.heartbeat("w", epochs)) == ["bad"]
+        assert list(await store.claim("w", limit=1)) == []  # not at once: it would fail again as fast as it could
+        now += 31
+        assert "bad" in [claim.run.id for claim in await store.claim("w", limit=2)]
+
+
+async def test_a_locked_file_is_a_sentence_and_then_forgotten(tmp_path: Path) -> None:
+    """While another program holds the file writers fail after a while and readers go on; later writes work, without a hole."""
+    async with SqlStore(database.resolve(URL, tmp_path), stalled=0.3) as store:
+        await store.start_run(_run("r"))
+        (claim,) = await store.claim("w", limit=1)
+        other = sqlite3.connect(tmp_path / "mesh.db", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        try:
+            with anyio.fail_after(10):
+                await store.append("r", claim.epoch, [_done("lost")], wait=False)
+                with pytest.raises(StoreError, match="another program holds it; close that program"):
+                    await store.append("r", claim.epoch, [_done("next")])
+                with pytest.raises(StoreError, match="another program holds it"):
+                    await store.claim("w", limit=1)
+                assert await store.get_run("r") is not None
+        finally:
+            other.close()
+        with pytest.raises(StoreError, match="another program holds it"):
+            await store.append("r", claim.epoch, [_done("late")])
+        (again,) = await store.claim("w", limit=1)
+        await store.append("r", again.epoch, [_done("next")])
+        assert [entry.path for entry in await store.entries("r")] == ["", "", "", "next"]
 
 
 async def test_closed_store_refuses_to_write(tmp_path: Path) -> None:
