@@ -17,11 +17,10 @@ from agentmesh.core.expression import evaluate_bool, render
 from agentmesh.core.model import ChatRequest
 from agentmesh.core.run import JSON
 from agentmesh.core.verdict import Outcome, Verdict
-from agentmesh.core.workflow import Judge, Step, ToolCheck, Validator, Vote
+from agentmesh.core.workflow import Judge, ToolCheck, Validator, Vote
 from agentmesh.engine.attempts import NOTHING_SPENT, Attempt, Done
-from agentmesh.engine.budget import Budget
 from agentmesh.engine.steps import MODEL_TIMEOUT, WARM, call_tool, parse, question, seed_of, text_of
-from agentmesh.engine.validators import at, check_output, faults
+from agentmesh.engine.validators import at, faults
 from agentmesh.errors import BudgetExceeded, InvalidInput, ModelError, PolicyDenied, StepError
 
 if TYPE_CHECKING:
@@ -63,23 +62,6 @@ async def ask_checks(run: Execution, a: Attempt, validators: Sequence[Validator]
         done.verdicts.append(verdict)
         if verdict.outcome is not Outcome.PASS:
             return
-
-
-async def check(
-    run: Execution, step: Step, path: str, number: int, output: JSON, scope: Scope,
-    schema: Mapping[str, JSON] | None = None, *, budget: Budget | None = None,
-) -> list[Verdict]:  # fmt: skip
-    """The verdicts on an output of any verb, cheapest first, up to the first kind that does not pass. `approve` is not asked.
-
-    What it asked is not recorded: `engine.perform.accepted` does all that follows from a check, and records it.
-    """
-    facts = run.definition.facts(step)
-    done = Done(output, check_output(facts.free, output, scope, schema=schema))
-    if facts.costly and done.passed:
-        spent = budget or Budget(run.definition.workflow.budget)
-        a = Attempt(step, path, number, scope, f"{run.run.id}/{path}", facts.timeout, lambda: None, spent)
-        await ask_checks(run, a, facts.costly, done)
-    return done.verdicts
 
 
 def looked_at(path: str | None, scope: Scope) -> JSON:

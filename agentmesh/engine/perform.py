@@ -394,6 +394,8 @@ class _Course:
 
     def _form(self) -> Mapping[str, Any] | None:
         """JSON Schema of what a person may give."""
+        if self.step.http is not None and self.step.output is not None:
+            return {"type": "object", "properties": {"body": self.step.output}, "required": ["body"]}
         if self.step.llm is None:
             return self.step.output
         output = self.step.llm.output
@@ -403,7 +405,10 @@ class _Course:
 def _of_row(payload: Payload) -> Done:
     """What an attempt's row says of its outcome, its checks left out."""
     puts = {(scope, key): value for scope, key, value in payload.get("puts") or ()}
-    return Done(payload.get("output"), model=payload.get("model"), prompt_hash=payload.get("prompt_hash"), puts=puts)
+    return Done(
+        payload.get("output"), model=payload.get("model"), prompt_hash=payload.get("prompt_hash"), puts=puts,
+        cached=bool(payload.get("cached")),
+    )  # fmt: skip
 
 
 def _verdict(value: Mapping[str, Any]) -> Verdict:

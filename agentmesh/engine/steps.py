@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -99,7 +100,10 @@ def done_of(request: ChatRequest, answer: Answer) -> Done:
 def parse(answer: Answer, max_tokens: int | None) -> tuple[JSON, str | None]:
     """The JSON that a model said, or what is wrong with it."""
     try:
-        return json.loads(answer.text, parse_constant=_refuse_constant), None
+        value = json.loads(answer.text, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\u" in answer.text:  # half of a surrogate pair is no text that later steps could send
+            json.dumps(value, ensure_ascii=False).encode()
+        return value, None
     except (ValueError, RecursionError) as error:
         cut_off = answer.finish_reason == "length"
         why = f"was cut off after {max_tokens} tokens" if cut_off else f"is not JSON: {error}"
@@ -108,6 +112,13 @@ def parse(answer: Answer, max_tokens: int | None) -> tuple[JSON, str | None]:
 
 def _refuse_constant(name: str) -> JSON:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {digits[:40]} is too large")
+    return number
 
 
 def conversation(spec: LlmSpec, scope: Mapping[str, JSON], prior: Payload | None) -> list[dict[str, Any]]:

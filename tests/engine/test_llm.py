@@ -116,7 +116,9 @@ async def test_escalation_asks_the_other_model_afresh() -> None:
     assert run.usage.tokens == sum(row.payload["usage"]["prompt_tokens"] + 1 for row in rows)
 
 
-@pytest.mark.parametrize("said", ["", "not json", '{"place": "a.py:1"', "NaN", "[" * 100_000])
+@pytest.mark.parametrize(
+    "said", ["", "not json", '{"place": "a.py:1"', "NaN", "[" * 100_000, '{"place": 1e999}', '{"place": "\\ud800"}']
+)
 async def test_an_answer_that_is_no_json_is_a_failed_check(said: str) -> None:
     """Never an exception."""
     step = {"id": "q", "llm": {"prompt": "P", "output": PLACE}, "on_invalid": [{"repair": 1}]}
