@@ -199,6 +199,25 @@ async def test_an_agent_is_found_by_its_tools_too() -> None:
         assert world.asked == asked
 
 
+async def test_a_person_is_asked_about_a_hit_too() -> None:
+    """What was approved for one run is not for another; and a hit is no newer than the answer it is."""
+    world = World()
+    step = {**STEP, "validate": [{"approve": {"ask": "Fine?"}}], "cache": {"ttl": "1h"}}
+    for _ in range(2):
+        model = ScriptedModel(lambda _: {"n": 1})
+        async with serving(of(step), store=_Open(world.store), model=model, clock=world.clock) as engine:
+            run = await engine.runs.start(LOCAL, "w", {"text": "a"})
+            async for event in engine.runs.watch(LOCAL, run.id):
+                if event.entry is not None and event.entry.kind is Kind.STEP_WAITING:
+                    break
+            await engine.runs.answer(LOCAL, run.id, yes=True)
+            assert (await engine.runs.wait(LOCAL, run.id)).output == {"n": 1}
+        (kept,) = (await world.store.scan("cache:local")).values()
+        assert kept["at"] == Clock().now
+        world.clock.now += 60
+    assert not model.requests
+
+
 async def test_tenants_find_only_their_own() -> None:
     """The key is not all: values are kept per tenant."""
     world = World()
