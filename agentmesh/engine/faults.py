@@ -59,6 +59,10 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
+_LEAVES = frozenset({str, int, bool, type(None)})
+"""Most of what stands in a value: it is what it is, and its place need not be put in words."""
+
+
 def as_json(value: Any, what: str, depth: int = 0) -> JSON:
     """The value as JSON keeps it (a tuple becomes a list); Fail says where something else stands."""
     if value is None or isinstance(value, bool) or type(value) in (str, int):
@@ -77,9 +81,14 @@ def as_json(value: Any, what: str, depth: int = 0) -> JSON:
         for key in value:
             if not isinstance(key, str):
                 raise Fail(f"{what} has a key {key!r} that is not a string; JSON objects have string keys only")
-        return {str(key): as_json(item, f"{what}.{key}", depth + 1) for key, item in value.items()}
+        return {
+            str(key): item if type(item) in _LEAVES else as_json(item, f"{what}.{key}", depth + 1)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [as_json(item, f"{what}[{i}]", depth + 1) for i, item in enumerate(value)]
+        return [
+            item if type(item) in _LEAVES else as_json(item, f"{what}[{i}]", depth + 1) for i, item in enumerate(value)
+        ]
     raise Fail(
         f"{what} is a {type(value).__name__}, which is not JSON; return dicts, lists, strings, numbers, booleans or null"
     )

@@ -69,9 +69,12 @@ def from_thread(notify: Callable[[str], None]) -> Callable[[str], None]:
 
 
 async def call_function(
-    function: Callable[..., Any], context: Context, arguments: Mapping[str, Any], limiter: CapacityLimiter
+    function: Callable[..., Any], context: Context | None, arguments: Mapping[str, Any], limiter: CapacityLimiter
 ) -> Any:
-    """Calls it with the arguments by name. A plain function runs in a thread, and is left to itself there when cancelled."""
+    """Calls it with the arguments by name; `context` is for one that wants it.
+
+    A plain function runs in a thread, and is left to itself there when cancelled.
+    """
     takes_context, is_async = _shape(function)
     given = (context,) if takes_context else ()
     if is_async:

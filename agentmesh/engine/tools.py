@@ -168,10 +168,12 @@ class Tools:
         notify: Callable[[str], None] = lambda _: None,
     ) -> tuple[JSON, dict[tuple[str, str], Any]]:
         """Calls an installed function: its result as JSON, and the values it wants kept."""
-        function = await self._resolve(name)
+        function = self._resolved.get(name) or await self._resolve(name)
+        if not wants_context(function):
+            return as_json(await call_function(function, None, arguments, self._threads), f"the result of {name}"), {}
         context = Context(
             key=key, folder=self._mesh.folder, run_id=None if run is None else run.id,
-            state=await self._store.scan(state_scope) if wants_context(function) else None,
+            state=await self._store.scan(state_scope),
             message=None if run is None else run.message, notify=from_thread(notify),
         )  # fmt: skip
         result = await call_function(function, context, arguments, self._threads)
