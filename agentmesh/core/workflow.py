@@ -31,11 +31,17 @@ class LlmSpec(_File):
     model: str | None = None
     """None: the mesh's `default_model`."""
     prompt: str
+    """The question; a template."""
     system: str | None = None
+    """What the model is told before it; a template."""
     output: dict[str, Any] | None = None
+    """JSON Schema of the answer, in which an `enum` may be an expression; None: free text."""
     max_tokens: int | None = Field(None, ge=1)
+    """Of one answer."""
     temperature: float | None = Field(None, ge=0, le=2)
+    """None: the endpoint's own."""
     seed: int | None = None
+    """For endpoints that sample by one."""
     tools: tuple[str, ...] | None = None
     """Names of the mesh's tools, with `*` for any part of a name: `desk.*`."""
     max_turns: int | None = Field(None, ge=1, le=100)
@@ -46,7 +52,9 @@ class ToolCheck(_File):
     """The validator `tool`: calls a tool; the output passes where `passes` holds over its `result`."""
 
     name: str
+    """Of a tool of the mesh."""
     with_: dict[str, Any] = Field({}, alias="with")
+    """Its arguments; templates, in which `output` is what the step yields."""
     passes: str = "result.ok"
     """CEL over `result` (the tool's output) besides the step's own names; boolean."""
     path: str | None = None
@@ -57,11 +65,15 @@ class Judge(_File):
     """The validator `judge`: a model scores the output against a rubric, from 0 to 1."""
 
     model: str | None = None
+    """None: the mesh's `default_model`."""
     rubric: str
     """A template; what is judged is added after it."""
     at_least: float = Field(0.7, ge=0, le=1)
+    """The score that passes."""
     path: str | None = None
+    """What is judged, such as `output.reply`; None: the whole output."""
     max_tokens: int = Field(256, ge=16)
+    """Of the judge's answer."""
 
 
 class Vote(_File):
@@ -87,6 +99,7 @@ class ApproveSpec(_File):
     form: dict[str, Any] | None = None
     """JSON Schema (an object) of values that the person fills in; None: yes or no is all."""
     expires: Duration | None = None
+    """After so long without an answer the step fails with code `expired`; None: it waits for ever."""
     path: str | None = None
     """As a validator: what was approved, such as `output.reply`; None: the whole output."""
 
@@ -95,24 +108,34 @@ class AskSpec(_File):
     """`on_invalid: {ask: ...}`: a person gives the output that the model could not give; it is checked like the model's."""
 
     question: str
+    """What is asked; a template."""
     show: Any = None
+    """What the person sees with it; a template."""
     expires: Duration | None = None
+    """After so long the step fails with code `expired`; None: it waits for ever."""
 
 
 class Validator(_File):
     """Exactly one validator; `message` goes back to the model in a repair."""
 
     schema_: dict[str, Any] | None = Field(None, alias="schema")
+    """JSON Schema that the output must fit, besides its own."""
     ensure: str | None = None
+    """An expression over `output` and what the step sees; it must be true."""
     grounded: list[str] | None = None
     """Paths such as `output.quotes`: each string there must stand in the text of `in`."""
     in_: str | None = Field(None, alias="in")
     """Expression for the text that `grounded` looks in; None: every string of the run's (or tool's) input."""
     tool: ToolCheck | None = None
+    """A tool looks at the output."""
     judge: Judge | None = None
+    """A model scores the output."""
     vote: Vote | None = None
+    """The model is asked again, and enough of its answers agree."""
     approve: ApproveSpec | None = None
+    """A person says yes to the output."""
     message: str | None = None
+    """What goes back to the model when this does not pass; None: what the validator found."""
 
     @property
     def kind(self) -> str:
@@ -128,18 +151,27 @@ class Retry_(_File):  # noqa: N801 - `Retry` is the error
     """How often a step is tried in all, and how long apart. Backoff doubles each time."""
 
     attempts: int = Field(3, ge=1, le=100)
+    """In all, the first counted in."""
     backoff: Duration = 1.0
+    """Before the second attempt; it doubles before each further one."""
     max_backoff: Duration = 60.0
+    """It grows no longer than this."""
     jitter: float = Field(0.1, ge=0, le=1)
+    """Part of it by which it is made longer, at most."""
     on: tuple[str, ...] | None = None
     """Codes of the errors that are tried again; None: those that say that trying again may help."""
 
 
 class AgentSpec(_File):
-    """A message to an agent. `skill`: of this mesh, or of `peer`."""
+    """A message to an agent of this mesh. The step's output is that of the workflow behind the skill.
+
+    An object that is sent is the workflow's input; text fills the only text that its input requires.
+    """
 
     skill: str | None = None
+    """Of a workflow with `on.a2a`."""
     peer: str | None = None
+    """Not built yet."""
     message: Any
     """A string becomes a text part, an object a data part."""
 
@@ -151,11 +183,15 @@ class HttpSpec(_File):
     """
 
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = "GET"
+    """Other than GET and HEAD it is a write."""
     url: str
+    """A template; what is filled in within it stays one part of the address, whatever it holds."""
     headers: dict[str, str] = {}
     """Values may hold secrets; they are filled in when the request is sent and recorded nowhere."""
     query: dict[str, Any] = {}
+    """Added to the address; a list adds the name once for each item, null not at all."""
     json_: Any = Field(None, alias="json")
+    """The body, sent as JSON; a template."""
     text: str | None = None
     """A body of text; at most one of `json` and `text`."""
     expect: tuple[int, ...] | None = None
@@ -170,17 +206,24 @@ class SqlSpec(_File):
     """
 
     database: str
+    """Its name in `databases:` of agentmesh.yaml."""
     query: str
+    """One statement; values stand in it as `:name`."""
     rows: int = Field(1000, ge=1, le=100_000)
     """Rows handed on at most; `truncated` says that there were more."""
 
 
 class MapSpec(_File):
+    """The step's `steps` for each item of a list; the output is the list of what each item's last step gave, in the order of `over`."""
+
     over: str
+    """An expression that yields a list."""
     as_: str = Field("item", alias="as")
+    """The item's name inside."""
     at_once: int = Field(4, ge=1, le=1000)
     """Items in work at once; one that waits keeps its place."""
     on_error: Literal["fail", "collect"] = "fail"
+    """`collect`: a failed item is null in the output, and the others go on."""
 
 
 class LoopSpec(_File):
@@ -190,6 +233,7 @@ class LoopSpec(_File):
     """
 
     max: int = Field(ge=1, le=10_000)
+    """Rounds at most."""
     while_: str | None = Field(None, alias="while")
     """Asked before each round, over what stands before the loop, and `loop`."""
     until: str | None = None
@@ -199,15 +243,19 @@ class LoopSpec(_File):
 
 
 class WaitSpec(_File):
-    """Exactly one of `for`, `until`, `signal`."""
+    """Exactly one of `for`, `until`, `signal`; `wait: 5m` is `wait: {for: 5m}`. A run that waits takes up nothing but a row.
+
+    The output is the signal's value, and null after a time.
+    """
 
     for_: Duration | None = Field(None, alias="for")
+    """So long; a template may give it."""
     until: str | None = None
     """An expression: Unix seconds, or a time as in RFC 3339."""
     signal: str | None = None
     """Name of the signal; one that came before the step did is kept and used."""
     schema_: dict[str, Any] | None = Field(None, alias="schema")
-    """JSON Schema of the signal's value."""
+    """JSON Schema of the signal's value; one that does not fit fails the step."""
     expires: Duration | None = None
     """Of a signal: after so long the step fails with code `expired`."""
 
@@ -225,58 +273,96 @@ class OnError(_File):
     """What happens instead when a step fails: its output is theirs. They see `error` {code, message, path}."""
 
     steps: tuple[Step, ...] = Field(min_length=1)
+    """The last one's output is the failed step's."""
 
 
 class Cache(_File):
+    """Which answers are used again."""
+
     ttl: Duration | None = None
     """None: for ever."""
 
 
 class Case(_File):
+    """One branch of a `switch`."""
+
     when: str
+    """A condition; the first true one is taken."""
     steps: tuple[Step, ...] = Field(min_length=1)
+    """What is done then."""
 
 
 class Step(_File):
-    """One step; exactly one verb of VERBS. `steps` belongs to `map` and `loop`; `else` to `switch`."""
+    """One step: an id, exactly one verb, and what stands around it."""
 
     id: str = Field(pattern=STEP_ID)
+    """Once in a file; later steps read `steps.ID`."""
     # verbs
     tool: str | None = None
+    """Calls a tool of the mesh with the step's `with`; the output is the tool's."""
     llm: LlmSpec | None = None
+    """Asks a model."""
     python: str | None = None
+    """Calls `package.module:function`, an installed function, as `f(**with)`, or as `f(ctx, **with)` when its first parameter is
+    `ctx`. The output is what it returns; with `output`, it is checked. A function that is not async runs in a thread."""
     set: Any = None
+    """Puts values together: the output is the value with its templates filled in."""
     agent: AgentSpec | None = None
+    """Sends a message to an agent."""
     switch: tuple[Case, ...] | None = None
+    """The steps of the first branch whose `when` is true, else those of `else`. The output is the last one's of that branch, null when
+    there is none."""
     map: MapSpec | None = None
+    """Does its `steps` for each item of a list."""
     workflow: str | None = None
+    """Runs another workflow with the step's `with` as its input; the output is that run's."""
     http: HttpSpec | None = None
+    """Sends one HTTP request."""
     parallel: dict[str, tuple[Step, ...]] | None = None
-    """Branches by name, all begun at once; the output is an object of their last outputs."""
+    """Branches by name, all begun at once. Each sees what stood before, and not the others; the output is an object of their last
+    outputs. A branch that fails ends the others."""
     loop: LoopSpec | None = None
+    """Does its `steps` round after round."""
     wait: Annotated[WaitSpec | None, BeforeValidator(_wait, json_schema_input_type=WaitSpec | Duration | None)] = None
+    """Waits for a time or a signal."""
     approve: ApproveSpec | None = None
-    """The output is `{approved: true, by, at, values}`."""
+    """Asks a person. The output is `{approved: true, by, at, values}`."""
     sql: SqlSpec | None = None
+    """Asks a database."""
     # inside blocks
     steps: tuple[Step, ...] | None = None
+    """What a `map` does for each item, and a `loop` in each round."""
     else_: tuple[Step, ...] | None = Field(None, alias="else")
+    """What a `switch` does when no branch is true."""
     # around a verb
     if_: str | None = Field(None, alias="if")
+    """A condition; when it is false the step is skipped. A path through the output of a step that may be skipped, or may have failed,
+    needs a guard: `steps.ID.state == "completed"`, in an `if` or `when` around it or before `&&`, `||`, `?`."""
     with_: dict[str, Any] = Field({}, alias="with")
+    """Arguments by name, of `tool`, `python`, `workflow` and `sql`; templates."""
     validate_: tuple[Validator, ...] = Field((), alias="validate")
+    """What must hold of the output, cheapest first; when all pass, the step has completed."""
     on_invalid: tuple[Any, ...] = ()
     """In order, each tried once or as often as it says: {repair: n}, {resample: n}, {escalate: {model, repair}}, {fallback: VALUE},
     {ask: AskSpec}, compensate, fail."""
     retry: Retry_ | None = None
+    """How often the step is tried when it fails. None: only what says that trying again is always right, such as a model that loads, is
+    tried again. A write is tried again only where it cannot have been done, or is `idempotent`."""
     timeout: Duration | None = None
+    """Of one attempt; of a block, all of it."""
     on_error: Literal["continue"] | OnError | None = None
+    """None: a failed step ends the run. `continue`: the run goes on, the output is null and the state `failed`. With `steps`, those are
+    done instead: they see `error` {code, message, path}, and what the last one gives is the output."""
     effect: Literal["read", "write"] | None = None
+    """Whether the step changes the world. None: `write` for `agent`, `python`, `http` other than GET and HEAD, and a `tool` that does not
+    say `readOnlyHint: true`. A write is recorded before it is done, and may not be fed with what a model said and nothing checked."""
     idempotent: bool | None = None
     """Of a write: doing it twice is doing it once, so that it may be tried again by itself."""
     output: dict[str, Any] | None = None
     """JSON Schema of a `python` step's result, or of an `http` step's `body`; checked, and what later expressions see."""
     cache: Literal[True] | Cache | None = None
+    """The same question is not asked twice: the key is the model and its weights' revision, sampling, schema and the filled-in prompt,
+    or the tool and its arguments. Of reads only."""
     compensate: Compensation | None = None
     """What undoes the completed step when the run fails or is canceled later: tool, http, python, sql, agent or workflow, with `with`,
     `retry` and `timeout`. It sees what the step saw, and the step's own output as `output`."""
@@ -321,14 +407,19 @@ class Schedule(_File):
     """One `cron` entry."""
 
     schedule: str
-    """Five fields, or @hourly, @daily, @weekly, @monthly, @yearly."""
+    """Five fields (minute hour day month weekday), or @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually."""
     timezone: str = "UTC"
+    """IANA's name, as in Europe/Berlin."""
     overlap: Literal["skip", "queue", "allow"] = "skip"
+    """When the run before goes on: leave this one out, start it after, or start it beside."""
     catch_up: Literal["none", "last", "all"] = "last"
+    """Of what was missed while no server ran."""
     catch_up_window: Duration = "1d"
+    """What is longer ago is not caught up with."""
     jitter: Duration = 0.0
     """Each instant is delayed by up to so long, always by the same for the same workflow, entry and instant."""
     input: dict[str, Any] = {}
+    """Of the run; it must fit the workflow's input."""
 
 
 class WebhookTrigger(_File):
@@ -338,59 +429,86 @@ class WebhookTrigger(_File):
     """
 
     path: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    """Once in the mesh."""
     token: str | None = None
     """A secret; the caller sends it as `Authorization: Bearer`."""
     key: str | None = None
     """A secret; the caller signs the body with it: HMAC-SHA256 in hexadecimal, with or without `sha256=`, in `header`."""
     header: str = "X-Signature-256"
+    """Where the signature stands."""
     id_header: str | None = None
+    """Where the sender names a delivery; None: only Idempotency-Key."""
 
 
 class A2aTrigger(_File):
+    """The workflow is a skill of the mesh's agent: a message to it starts a run."""
+
     skill: str | None = None
     """None: the workflow's name."""
     tags: tuple[str, ...] = ()
+    """As the agent card shows them."""
     examples: tuple[str, ...] = ()
+    """Messages, as the agent card shows them."""
 
 
 class McpTrigger(_File):
+    """The workflow is a tool: a call of it starts a run, and is a task for clients that know tasks."""
+
     name: str | None = None
+    """Of the tool; None: the workflow's name."""
 
 
 class Triggers(_File):
+    """What starts a workflow besides `agentmesh run` and other workflows."""
+
     mcp: McpTrigger | None = None
+    """A tool for MCP clients."""
     a2a: A2aTrigger | None = None
+    """A skill for A2A clients and `agent` steps."""
     webhook: WebhookTrigger | None = None
+    """An HTTP request."""
     cron: tuple[Schedule, ...] = ()
+    """The clock; a list of entries."""
 
 
 class Budget(_File):
     """Seconds are those in models and tools; waiting is not counted."""
 
     tokens: int | None = Field(None, ge=1)
+    """Of all models together, prompts and answers."""
     seconds: float | None = Field(None, gt=0)
+    """Of all models and tools together."""
 
 
 class Workflow(_File):
     """A workflow file."""
 
     name: str = Field(pattern=NAME)
+    """Once in the mesh."""
     title: str | None = None
+    """For people."""
     description: str | None = None
+    """For people, and for the models of clients that choose among tools."""
     on: Triggers = Triggers()
+    """What starts it."""
     input: dict[str, Any] = {"type": "object"}
+    """JSON Schema of the input, an object."""
     budget: Budget = Budget()
+    """What a run may use up; the step that would go past it fails with code `budget`."""
     deadline: Duration | None = None
+    """Wall time of a run, waiting counted in; then it fails."""
     concurrency: int | None = Field(None, ge=1)
     """Runs of this workflow at once, over all workers; those that wait for time or people are not counted."""
     on_failure: str | None = None
     """Workflow started when a run of this one has failed, with input {run, workflow, error, input}."""
     steps: tuple[Step, ...] = Field(min_length=1)
+    """In reading order."""
     output: Any = None
     """Template of the run's output; None: the last step's output."""
     output_schema: dict[str, Any] | None = None
     """JSON Schema of the output, offered as the tool's outputSchema and checked; None: not declared."""
     annotations: dict[str, Any] = {}
+    """Of the tool, as MCP has them."""
 
 
 def seconds(duration: Duration) -> float:

@@ -70,6 +70,14 @@ def test_a_folder_without_a_mesh_says_what_to_do(tmp_path: Path) -> None:
         load_mesh(tmp_path, Secrets())
 
 
+def test_golden_cases_beside_a_workflow_are_none(tmp_path: Path) -> None:
+    """`agentmesh test` reads them; hidden files are left alone, too."""
+    write(tmp_path, {"workflows/w.yaml": "name: w\nsteps: [{id: a, set: 1}]\n"})
+    for name in ("w.cases.yaml", "w.cases.yml", ".w.yaml"):
+        (tmp_path / "workflows" / name).write_text("cases: []\n")
+    assert set(load_mesh(tmp_path, Secrets()).workflows) == {"w"}
+
+
 def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
     """1.1 MiB of YAML would take ten seconds."""
     write(tmp_path, {"workflows/big.yaml": "name: big\n" + "# x\n" * 300_000})
@@ -112,6 +120,7 @@ def test_the_shipped_files_fit_the_published_schemas() -> None:
     kinds = {"servers": "server", "workflows": "workflow", "policies": "policy"}
     files = [("agentmesh.yaml", ROOT / "agentmesh.yaml")]
     files += [(kind, p) for folder, kind in kinds.items() for p in (ROOT / folder).glob("*.yaml")]
+    files = [(kind, p) for kind, p in files if not p.name.endswith(".cases.yaml")]
     assert len(files) >= 7
     for kind, path in files:
         document = read_yaml(path.read_bytes(), path.name)
