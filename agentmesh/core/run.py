@@ -276,7 +276,7 @@ class Folder:
             self._run_entry(entry, state)
         elif kind is Kind.RUN_CANCEL_REQUESTED:
             self._cancel_requested = True
-        else:
+        elif entry.path:
             self._step_entry(entry)
         return self
 

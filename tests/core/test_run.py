@@ -208,3 +208,15 @@ def test_run_ids_are_uuid7_in_order_of_time() -> None:
     early, late = new_run_id(1_700_000_000.0, b"\xff" * 10), new_run_id(1_700_000_000.001, b"\x00" * 10)
     assert early < late
     assert early == "018bcfe5-6800-7fff-bfff-ffffffffffff"
+
+
+def test_what_comes_from_outside_is_no_step() -> None:
+    """Signals, answers and parking stand in the journal, not among the steps."""
+    run = Run("r", "w", "d", {})
+    entries = [
+        Entry(Kind.RUN_SIGNALED, payload={"name": "go", "value": 1, "by": "a"}),
+        Entry(Kind.RUN_ANSWERED, payload={"question": "q#1", "yes": True, "by": "a"}),
+        Entry(Kind.RUN_INPUT_REQUIRED),
+        Entry(Kind.RUN_UNDOING, payload={"by": "a"}),
+    ]
+    assert not fold(run, entries).steps
