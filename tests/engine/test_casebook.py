@@ -26,7 +26,11 @@ pytestmark = pytest.mark.anyio
 
 FINDING = {
     "type": "object",
-    "properties": {"queue": {"enum": ["bug", "billing", "shipping"]}, "quote": {"type": "string"}, "note": {"type": "string"}},
+    "properties": {
+        "queue": {"enum": ["bug", "billing", "shipping"]},
+        "quote": {"type": "string"},
+        "note": {"type": "string"},
+    },
     "required": ["queue", "quote"],
     "additionalProperties": False,
 }
@@ -153,7 +157,11 @@ async def test_a_case_answers_signals_and_lets_time_pass() -> None:
     signals = [{"name": "paid", "value": 3}]
     good = case(signals=signals, answers=[{"step": "ok"}], expect={"output": 3})
     assert (await table(mesh(flow)).play("w", good, INPUT, Deck([]))).failures == ()
-    no = case(signals=signals, answers=[{"step": "ok", "yes": False}], expect={"state": "failed", "error": {"code": "declined"}})
+    no = case(
+        signals=signals,
+        answers=[{"step": "ok", "yes": False}],
+        expect={"state": "failed", "error": {"code": "declined"}},
+    )
     assert (await table(mesh(flow)).play("w", no, INPUT, Deck([]))).failures == ()
     mute = await table(mesh(flow)).play("w", case(signals=signals), INPUT, Deck([]))
     assert mute.failures[0] == "step ok asks 'Send it?', and the case has no answer for it"
@@ -229,7 +237,9 @@ async def test_live_runs_are_counted_by_validator() -> None:
     assert told["tokens"]["mean"] > 0
 
 
-@pytest.mark.parametrize(("passed", "of", "low", "high"), [(0, 0, 0, 1), (10, 10, 0.722, 1), (5, 10, 0.237, 0.763), (0, 20, 0, 0.161)])
+@pytest.mark.parametrize(
+    ("passed", "of", "low", "high"), [(0, 0, 0, 1), (10, 10, 0.722, 1), (5, 10, 0.237, 0.763), (0, 20, 0, 0.161)]
+)
 def test_wilson_interval(passed: int, of: int, low: float, high: float) -> None:
     """As in the tables."""
     assert wilson(passed, of) == pytest.approx((low, high), abs=0.001)
