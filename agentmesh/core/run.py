@@ -323,6 +323,7 @@ class Folder:
                     step,
                     state=StepState.RUNNING,
                     waiting=None,
+                    ended_at=None,
                     attempt=max(step.attempt, entry.attempt),
                     error=payload.get("error"),
                     verdicts=tuple(payload.get("verdicts") or ()),
@@ -339,6 +340,7 @@ class Folder:
                     state=StepState.WAITING,
                     attempt=max(step.attempt, entry.attempt),
                     waiting=payload,
+                    ended_at=None,
                     started_at=entry.at if step.started_at is None else step.started_at,
                 )
             case Kind.STEP_COMPLETED:
