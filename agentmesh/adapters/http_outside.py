@@ -141,6 +141,8 @@ class OutsideHttp:
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=32, keepalive_expiry=5),
             trust_env=self._trust_env,
+            # What is on this machine is not asked of a proxy, whatever the environment says.
+            mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
             follow_redirects=False,
         )
 

@@ -3,7 +3,7 @@
 A call ends with its connection: a server that leaves, or is killed, takes its tasks with it. On the wire, after the token:
 
     {"do": "call", "function", "arguments", "key", "folder"}     from the server
-    {"submitted": true}                                          Ray has it; from here on it may have been done
+    {"submitted": true}                                          Ray is given it now; from here on it may have been done
     {"answer": {"value": JSON text} | {"error": {code, message, after?}}}
 """
 
@@ -35,6 +35,7 @@ class Calls:
     async def call(self, message: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], Awaitable[None]]) -> None:
         """Has Ray run a function and tells its answer. Cancelled: ends the task."""
         await self.up.wait()
+        await tell({"submitted": True})  # before it is: a death in between must not pass for a task that nobody had
         try:
             task = await anyio.to_thread.run_sync(
                 self._cluster.submit, message["function"], message["arguments"], message["key"], message["folder"]
@@ -49,7 +50,6 @@ class Calls:
         loop = asyncio.get_running_loop()
         task.future.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
         try:
-            await tell({"submitted": True})
             await done.wait()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):

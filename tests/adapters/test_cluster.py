@@ -17,6 +17,7 @@ from agentmesh.adapters.cluster import RayTasks, runs_on_ray
 from agentmesh.adapters.model_child import ModelChild, Pace
 from agentmesh.adapters.model_link import Home
 from agentmesh.adapters.processes import end_marked, marked, process
+from agentmesh.core.model import Deploy, Model, ModelState
 from agentmesh.core.workflow import Workflow
 from agentmesh.errors import Fail, InvalidInput, NotSent, Retry, StepError, Unanswered
 
@@ -172,6 +173,26 @@ async def test_a_guest_uses_the_child_of_another_and_leaves_it_running(home):
                 assert (await call(one, "add", a=1, b=1))["pid"] == (await call(two, "add", a=1, b=1))["pid"]
             state = home.load()
             assert process(state.pid) == state.process
+
+
+async def test_a_guest_hears_of_the_models_of_another(home, tmp_path):
+    """It may ask them as soon as they are ready, and knows when they have gone."""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (weights / name).write_text("{}")
+    models = {"tiny": Model(source="./weights", deploy=Deploy())}
+
+    def server(**options: Any) -> ModelChild:
+        return ModelChild(tmp_path, models, program=FAKE, pace=Pace(backoff=0.05), **options)
+
+    with anyio.fail_after(20):
+        async with server(guest=True) as second:
+            async with server() as first:
+                assert await second.wait_ready("tiny") == await first.wait_ready("tiny")
+            while second.status()["tiny"].state is not ModelState.STARTING:
+                await anyio.sleep(0.01)
+            assert "server of this folder that has the models" in second.status()["tiny"].message
 
 
 def test_only_steps_that_say_so_want_a_cluster():

@@ -281,3 +281,12 @@ async def test_a_cancelled_request_ends_its_connection():
             tasks.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
                 await gone.wait()
+
+
+async def test_this_machine_is_not_reached_through_a_proxy(monkeypatch):
+    """A proxy that the environment names is for the world; a service on loopback is asked itself."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    async with server(reply(b"here", 200, "content-type: text/plain")) as (url, _), OutsideHttp() as client:
+        assert (await client.send(HttpRequest("GET", url))).body == "here"
+        with pytest.raises((NotSent, Unanswered)):
+            await client.send(HttpRequest("GET", "http://elsewhere.invalid/"))

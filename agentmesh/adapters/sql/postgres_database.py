@@ -153,7 +153,7 @@ class PostgresDatabase:
                         break
                 return table.whole()
             table_: Table | None = None
-            for row in cursor.stream(text, values, size=_CHUNK):
+            for row in cursor.stream(text, values, size=_CHUNK if psycopg.capabilities.has_stream_chunked() else 1):
                 if table_ is None:
                     table_ = Table([column.name for column in cursor.description or ()], job)
                 if not table_.add(row):
