@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import httpx
 
 HEAD_LIMIT = 64 * 1024
-BODY_LIMIT = 64 * 1024 * 1024
+BODY_LIMIT = 16 * 1024 * 1024
+LINE_LIMIT = 4 * 1024 * 1024
+"""Bytes of an answer, and of one line of a stream: no model needs more, and one that does not end must not fill the memory."""
 CONNECT_TIME = 10.0
 
 
@@ -28,6 +30,10 @@ class Unreachable(OSError):
 
 class Dropped(OSError):
     """The connection ended before the answer did: the request may have been worked on."""
+
+
+class Oversized(Exception):
+    """The answer is larger than anybody wants it. Asking again would bring the same."""
 
 
 class Answer(Protocol):
@@ -67,14 +73,8 @@ class _Http1Answer:
     async def read(self) -> bytes:
         return b"".join([part async for part in self._parts()])
 
-    async def lines(self) -> AsyncIterator[bytes]:
-        rest = b""
-        async for part in self._parts():
-            *whole, rest = (rest + part).split(b"\n")
-            for line in whole:
-                yield line
-        if rest:
-            yield rest
+    def lines(self) -> AsyncIterator[bytes]:
+        return _lines(self._parts())
 
     async def _parts(self) -> AsyncIterator[bytes]:
         read, total = self._reader, 0
@@ -200,21 +200,35 @@ class _HttpxAnswer:
         self.headers: Mapping[str, str] = response.headers
 
     async def read(self) -> bytes:
+        return b"".join([part async for part in self._parts()])
+
+    def lines(self) -> AsyncIterator[bytes]:
+        return _lines(self._parts())
+
+    async def _parts(self) -> AsyncIterator[bytes]:
         import httpx
 
+        total = 0
         try:
-            return await self._response.aread()
+            async for part in self._response.aiter_bytes():
+                total += len(part)
+                _check_size(total)
+                yield part
         except httpx.TransportError as error:
             raise Dropped("the connection ended in the middle of the answer") from error
 
-    async def lines(self) -> AsyncIterator[bytes]:
-        import httpx
 
-        try:
-            async for line in self._response.aiter_lines():
-                yield line.encode()
-        except httpx.TransportError as error:
-            raise Dropped("the connection ended in the middle of the answer") from error
+async def _lines(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The lines of a body without their ends."""
+    rest = b""
+    async for part in parts:
+        *whole, rest = (rest + part).split(b"\n")
+        if len(rest) > LINE_LIMIT:
+            raise Oversized(f"a line of more than {LINE_LIMIT // 1024 // 1024} MB")
+        for line in whole:
+            yield line.removesuffix(b"\r")
+    if rest:
+        yield rest
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
@@ -232,4 +246,4 @@ async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]
 
 def _check_size(size: int) -> None:
     if size > BODY_LIMIT:
-        raise ValueError(f"an answer of more than {BODY_LIMIT} bytes")
+        raise Oversized(f"an answer of more than {BODY_LIMIT // 1024 // 1024} MB")

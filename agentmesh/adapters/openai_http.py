@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 import anyio
 
-from agentmesh.adapters.http1 import Answer, Client, Dropped, Http1Client, HttpxClient, Unreachable
+from agentmesh.adapters.http1 import Answer, Client, Dropped, Http1Client, HttpxClient, Oversized, Unreachable
 from agentmesh.core.model import ChatChunk, ChatRequest, Model, ModelState, ModelStatus, Progress, ToolUse, Usage
 from agentmesh.errors import ModelFailed, ModelRefused, ModelUnavailable, NotFound
 
@@ -167,6 +167,10 @@ class _Call:
             raise _Again(_Try(str(error), loss=0)) from error
         except Dropped as error:
             raise _Again(_Try(str(error), loss=2)) from error
+        except Oversized as error:
+            raise ModelRefused(
+                f"model {self._request.model!r} gave {error}; bound what it may say with `max_tokens`"
+            ) from None
         except TimeoutError:
             raise ModelUnavailable(
                 f"model {self._request.model!r} did not answer within {self._request.timeout:.0f} s; "
