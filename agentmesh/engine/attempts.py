@@ -100,7 +100,7 @@ class Done:
 
     @property
     def passed(self) -> bool:
-        return all(v.outcome is Outcome.PASS for v in self.verdicts)
+        return not self.verdicts or all(v.outcome is Outcome.PASS for v in self.verdicts)
 
 
 @dataclass(frozen=True, slots=True)
