@@ -11,6 +11,8 @@ from agentmesh.errors import Fail, MeshError, ModelUnavailable, Retry, StepTimeo
 
 LONGEST = 1000
 """Characters of a message."""
+LARGEST = 16 * 1024 * 1024
+"""Characters of what a function may give, as JSON: it is recorded, and everybody who looks at the run gets it."""
 DEPTH = 100
 
 
@@ -59,12 +61,34 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
+def _check_size(value: Any, what: str) -> None:
+    """Fail when the value's JSON is longer than LARGEST characters, about; found out without writing it."""
+    left, waiting = LARGEST, [[value]]
+    while waiting:
+        items: Any = waiting.pop()
+        if type(items) is dict or isinstance(items, Mapping):
+            left -= sum(len(key) for key in items if isinstance(key, str)) + 2 * len(items)
+            items = items.values()
+        left -= 2 * len(items)
+        if left >= 0:
+            for item in items:
+                kind = type(item)
+                if kind is str:
+                    left -= len(item)
+                elif kind not in _LEAVES and isinstance(item, (Mapping, list, tuple)):
+                    waiting.append(item)
+        if left < 0:
+            raise Fail(f"{what} is larger than {LARGEST // 1024 // 1024} MB; keep it elsewhere, and return where it is")
+
+
 _LEAVES = frozenset({str, int, bool, type(None)})
 """Most of what stands in a value: it is what it is, and its place need not be put in words."""
 
 
 def as_json(value: Any, what: str, depth: int = 0) -> JSON:
-    """The value as JSON keeps it (a tuple becomes a list); Fail says where something else stands."""
+    """The value as JSON keeps it (a tuple becomes a list); Fail says where something else stands, or that it is too large."""
+    if depth == 0 and isinstance(value, (str, Mapping, list, tuple)):
+        _check_size(value, what)
     if value is None or isinstance(value, bool) or type(value) in (str, int):
         return value
     if isinstance(value, str):

@@ -75,6 +75,8 @@ async def test_a_context_says_which_run_and_keeps_values() -> None:
     [
         ({1: 2}, "has a key 1 that is not a string"),
         ({"a": [object()]}, r"result of t:f\.a\[0\] is a object, which is not JSON"),
+        ({"a": ["x" * 1_000_000] * 20}, r"result of t:f is larger than 16 MB"),
+        ("x" * 20_000_000, r"result of t:f is larger than 16 MB"),
         (float("nan"), "is nan"),
     ],
 )
