@@ -63,7 +63,8 @@ def _cut(text: str) -> str:
 
 def _check_size(value: Any, what: str) -> None:
     """Fail when the value's JSON is longer than LARGEST characters, about; found out without writing it."""
-    left, waiting = LARGEST, [[value]]
+    left = LARGEST
+    waiting: list[Any] = [[value]]
     while waiting:
         items: Any = waiting.pop()
         if type(items) is dict or isinstance(items, Mapping):
