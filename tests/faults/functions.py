@@ -21,3 +21,8 @@ def charge(ctx: Context, *, url: str, n: int) -> dict[str, int]:
 def refuse() -> None:
     """Fails for good."""
     raise Fail("this never works")
+
+
+def huge() -> dict[str, str]:
+    """A value of 100 MB."""
+    return {"x": "x" * (100 * 1024 * 1024)}

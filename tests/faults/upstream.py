@@ -8,7 +8,7 @@ A plain HTTP server in threads of the test's process, so that what it counted su
     /late/NAME?s=2      does the work, and answers after so many seconds
     /flood/NAME         does the work, and answers with bytes without an end
     /down/NAME          says 503 to each key's first two requests, before any work
-    /v1/chat/completions    a model, see `_said`
+    /v1/chat/completions    a model, see `_said`; to `flood ...` it answers without an end
 """
 
 from __future__ import annotations
@@ -153,6 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
         first = next((str(m["content"]) for m in messages if m["role"] == "user"), "")
         with self.server.upstream._lock:
             self.server.upstream.prompts[first] += 1
+        if first.startswith("flood"):
+            self._flood()
+            return
         choice = {"index": 0, "finish_reason": "stop"}
         head = {"id": "c", "object": "chat.completion", "created": 0, "model": asked["model"]}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
