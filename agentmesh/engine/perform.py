@@ -217,6 +217,10 @@ class _Course:
             payload["error"] = error
             return payload, None
         self._describe(payload, done)
+        if made and "awaits" in payload:
+            self._number += (
+                1  # what made the output may have been a question itself, and its answer is none to this one
+            )
         return payload, done
 
     def _bound(self, a: Attempt, *, cut_off: bool) -> float | None:
@@ -390,6 +394,8 @@ class _Course:
             return {"usage": self._settle(a, None, 0.0), "error": error_of(fault)}, None
         payload: dict[str, JSON] = {"usage": self._settle(a, done, 0.0), "by": answer.by, "output": done.output}
         self._describe(payload, done, asked=True)
+        if "awaits" in payload:
+            self._number += 1  # what is asked next is another question, and this answer is none to it
         return payload, done
 
     def _form(self) -> Mapping[str, Any] | None:

@@ -337,6 +337,19 @@ async def test_two_approvals_are_two_questions() -> None:
         assert (await engine.runs.wait(LOCAL, run.id)).output == GOOD
 
 
+async def test_an_approval_of_an_approval_is_another_question() -> None:
+    """One yes is not taken for both."""
+    step = {"id": "a", "approve": {"ask": "First?"}, "validate": [{"approve": {"ask": "Second?"}}]}
+    async with serving(mesh(workflow("w", step))) as engine:
+        run = await engine.runs.start(LOCAL, "w", {"text": "hello"})
+        await until_asked(engine, run)
+        await engine.runs.answer(LOCAL, run.id, yes=True)
+        (question,) = questions(await until_asked(engine, run, 2))
+        assert question.ask == "Second?"
+        await engine.runs.answer(LOCAL, run.id, yes=True)
+        assert (await engine.runs.wait(LOCAL, run.id)).state is RunState.COMPLETED
+
+
 @pytest.mark.parametrize(
     "block",
     [
