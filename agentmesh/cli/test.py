@@ -185,7 +185,9 @@ class _Session:
         sampled = self.sampled[one.workflow] = Sampled()
         for case in one.cases:
             for _ in range(self.live):
-                sampled.add(await table.play(one.workflow, case, one.input_of(case), Deck(), live=True))
+                sampled.add(
+                    await table.play(one.workflow, case, one.input_of(case), Deck(one.calls.get(case.name)), live=True)
+                )
             rate = sampled.cases[case.name]
             self.console.print(f"  {_share(rate)}  ", end="")
             self.console.print(case.name, markup=False)

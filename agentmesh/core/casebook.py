@@ -66,10 +66,13 @@ class Case(_File):
     name: str = Field(min_length=1, max_length=200)
     about: str | None = None
     """For people."""
+    as_: str = Field("local", alias="as")
+    """Who starts the run, such as `token:ide-1`: what the policies allow them."""
     input: dict[str, Any] = {}
     files: dict[str, str] = {}
     """Texts of the input that stand in files, by member: paths relative to the cases."""
     answers: tuple[GivenAnswer, ...] = ()
+    """An approval is answered by `local`."""
     signals: tuple[GivenSignal, ...] = ()
     """Sent when the run has started; each is kept until a step waits for it."""
     expect: Expected = Expected()

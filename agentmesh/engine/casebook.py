@@ -40,6 +40,8 @@ LIMIT = 120.0
 """Seconds of real time for one case on recordings."""
 LIVE_LIMIT = 900.0
 """The same, where models are asked: one may have to be loaded first."""
+_OTHERS = Principal()
+"""Who answers and signals."""
 IDLE = 0.5
 """Seconds without any change after which a run is looked at again."""
 
@@ -97,11 +99,11 @@ class Table:
     open_store: Callable[[Callable[[], float]], Store]
     """A store with this clock."""
     world: World = field(default_factory=World)
-    principal: Principal = field(default_factory=Principal)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     async def play(self, workflow: str, case: Case, input: Any, deck: Deck, *, live: bool = False) -> Played:
-        """Runs a case. `live`: models and all else are asked as they are, and nothing is recorded."""
+        """Runs a case. `live`: models are asked as they are, and what only reads; what may write is answered as it was recorded."""
+        deck.lenient = live
         begun = monotonic()
         clock = _Clock()
         failures: list[str] = []
@@ -134,39 +136,35 @@ class Table:
 
     def _engine(self, store: Store, clock: _Clock, deck: Deck, *, live: bool) -> Engine:
         world = self.world
-        more: dict[str, Any] = {
-            "http": world.http if live else RecordedHttp(deck, world.http),
-            "databases": world.databases if live else RecordedDatabases(deck, world.databases),
-            "cluster": world.cluster if live else RecordedCluster(deck, world.cluster),
-        }
-        if not live:
-            more["functions"] = recorded_functions(self.mesh, deck)
-        backend = world.models if live and world.models is not None else RecordedModels(deck, world.models)
+        models = world.models if live and world.models is not None else RecordedModels(deck, world.models)
         return build_engine(
-            self.mesh, store, backend, clock=clock, sleep=clock.sleep, random=random.Random(0), worker_name="test",
-            lease=LEASE, heartbeat=LEASE, secrets=self.secrets, **more,
+            self.mesh, store, models, clock=clock, sleep=clock.sleep, random=random.Random(0), worker_name="test",
+            lease=LEASE, heartbeat=LEASE, secrets=self.secrets, functions=recorded_functions(self.mesh, deck),
+            http=RecordedHttp(deck, world.http), databases=RecordedDatabases(deck, world.databases),
+            cluster=RecordedCluster(deck, world.cluster),
         )  # fmt: skip
 
     async def _to_the_end(
         self, engine: Engine, workflow: str, case: Case, input: Any, clock: _Clock, failures: list[str]
     ) -> Run:
+        principal = Principal(case.as_)
         changes = engine.store.changes()
-        run = await engine.runs.start(self.principal, workflow, input, source="cli")
+        run = await engine.runs.start(principal, workflow, input, source="cli")
         for signal in case.signals:
-            await engine.runs.signal(self.principal, run.id, signal.name, signal.value)
+            await engine.runs.signal(_OTHERS, run.id, signal.name, signal.value)
         while True:
             found = await engine.store.get_run(run.id)
             assert found is not None
             if found.state.terminal:
                 return found
             if not await self._help(engine, case, clock, failures):
-                await engine.runs.cancel(self.principal, run.id)
+                await engine.runs.cancel(_OTHERS, run.id)
             with anyio.move_on_after(IDLE):
                 await anext(changes)
 
     async def _help(self, engine: Engine, case: Case, clock: _Clock, failures: list[str]) -> bool:
         """Gives what the runs wait for: an answer of the case, or time. False when they wait for what it does not have."""
-        page = await engine.store.list_runs(RunFilter(tenant=self.principal.tenant, limit=200))
+        page = await engine.store.list_runs(RunFilter(tenant=_OTHERS.tenant, limit=200))
         going = [run for head in page.runs if not head.state.terminal and (run := await engine.store.get_run(head.id))]
         asked = False
         for run in going:
@@ -182,7 +180,7 @@ class Table:
                         return False
                     continue
                 asked = True
-                await engine.runs.answer(self.principal, run.id, question=question.id, yes=given.yes, value=given.value)
+                await engine.runs.answer(_OTHERS, run.id, question=question.id, yes=given.yes, value=given.value)
         if asked or engine.worker.active or any(run.state is RunState.SUBMITTED for run in going):
             return True
         due = await engine.store.next_due()

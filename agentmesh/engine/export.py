@@ -113,10 +113,17 @@ def read(document: Mapping[str, JSON]) -> list[Exported]:
 
 def _run(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> Exported:
     head = Run(**{name: value[name] for name in _HEAD})
-    entries = tuple(
-        Entry(Kind(e["kind"]), e["path"], e["attempt"], e["payload"], e["seq"], e["at"]) for e in value["journal"]
-    )
+    entries = tuple(_entry(row) for row in value["journal"])
     return Exported(fold(head, entries), entries, definitions[head.definition])
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    """A row, if it is one."""
+    path, attempt, payload, seq, at = (row[name] for name in ("path", "attempt", "payload", "seq", "at"))
+    for value, kinds in ((path, str), (attempt, int), (payload, dict), (seq, int), (at, (int, float))):
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"{value!r} in row {seq!r}")
+    return Entry(Kind(row["kind"]), path, attempt, payload, seq, at)
 
 
 async def replay_all(runs: Sequence[Exported]) -> Replayed:

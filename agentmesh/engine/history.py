@@ -99,7 +99,7 @@ class History:
             context_id=run.context_id, message=run.message, created_at=self._clock(),
         )  # fmt: skip
         started, new = await self._store.start_run(asked, definition.document, entries=entries)
-        if not new and (not owns(principal, started) or started.forked_from != run_id or started.input != given):
+        if not new and (not owns(principal, started) or _what(started) != _what(asked)):
             raise Conflict(
                 f"the key {key!r} was used for another run; use a new key, or fork the same run in the same way"
             )
@@ -137,7 +137,9 @@ class History:
                 raise Conflict(f"run {one.run.id} is in this mesh already")
         for one in runs:  # the parent first: a child's end looks for it
             rest = [entry for entry in one.entries if entry.kind is not Kind.RUN_SUBMITTED]
-            await self._store.start_run(replace(one.run, key=None), one.definition, entries=rest)
+            await self._store.start_run(
+                replace(one.run, key=None, tenant=principal.tenant), one.definition, entries=rest
+            )
         return (await self._store.get_run(runs[0].run.id)) or runs[0].run
 
     async def prune(self, principal: Principal, older_than: float) -> int:
@@ -201,3 +203,8 @@ class History:
             if len(found) + len(waiting) > MOST_RUNS:
                 raise TooLarge(f"run {run.id} has more than {MOST_RUNS:,} runs below it; export them one by one")
         return found
+
+
+def _what(run: Run) -> tuple[JSON, ...]:
+    """What a key stands for."""
+    return run.forked_from, run.definition, run.input

@@ -31,7 +31,7 @@ Call = Mapping[str, JSON]
 STALE = "this was not asked when the case was recorded; run `agentmesh test --record`"
 SHORT = 16
 """Letters of a key, in a file that people read."""
-_NOT_ASKED = frozenset({"idempotency-key", "user-agent"})
+_READS = ("GET", "HEAD")
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Deck:
 
     calls: Sequence[Call] | None = None
     record: bool = False
+    lenient: bool = False
+    """What was recorded answers any question of its kind to the same address: live models say another thing each time."""
     made: list[Call] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     """What was asked and had no answer."""
@@ -70,6 +72,8 @@ class Deck:
             self.made.append(head | answer)
             return answer
         left = self._left.get(key)
+        if not left and self.lenient:
+            left = deque(call for call in self.calls or () if (call["ask"], call["what"]) == (ask, what))
         if not left:
             self.stale.append(f"{ask} {what}")
             raise Fail(f"{ask} {what}: {STALE}")
@@ -165,6 +169,8 @@ class RecordedHttp:
             answer = await _required(self._live, "an HTTP client").send(request)
             return {"answer": {"status": answer.status, "headers": dict(answer.headers), "body": answer.body}}
 
+        if self._deck.lenient and self._live is not None and request.method in _READS:
+            return await self._live.send(request)
         body = None if request.body is None else request.body.decode("utf-8", "replace")
         what = f"{request.method} {request.url}"
         found = (await self._deck.call("http", what, digest_of([request.method, request.url, body]), ask))["answer"]
@@ -190,6 +196,8 @@ class RecordedDatabases:
                 }
             }  # fmt: skip
 
+        if self._deck.lenient and self._live is not None and not write:
+            return await self._live.query(database, text, parameters, write=write, rows=rows, timeout=timeout)
         key = digest_of([database, text, dict(parameters), write, rows])
         found = (await self._deck.call("sql", f"{database}: {text.strip().splitlines()[0]}", key, ask))["answer"]
         return Rows(found["rows"], found["count"], found["truncated"])

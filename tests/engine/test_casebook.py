@@ -14,6 +14,7 @@ from agentmesh.core.context import Context
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.model import ChatRequest
 from agentmesh.core.mutation import mutations
+from agentmesh.core.policy import PolicyFile
 from agentmesh.core.workflow import Workflow
 from agentmesh.engine.casebook import Played, Table, World
 from agentmesh.engine.mutants import mutate
@@ -143,6 +144,37 @@ async def test_functions_that_write_are_recorded_and_those_that_read_are_called(
     assert called == ["send", "fail", "read", "read"]
     with pytest.raises(Fail, match="was not asked when the case was recorded"):
         await find("t:send")(ctx, text="other")
+
+
+async def test_live_runs_ask_models_and_write_nothing() -> None:
+    """What may write is answered as it was recorded, whatever it is asked; what reads is really called."""
+    sent: list[str] = []
+    functions: dict[str, Any] = {"t:send": sent.append, "t:read": lambda: "read"}
+    of = mesh(
+        workflow(
+            "w",
+            {"id": "s", "python": "t:send", "with": {"text": "hi"}},
+            {"id": "r", "python": "t:read", "effect": "read"},
+        )
+    )
+    calls = [{"ask": "python", "what": "t:send", "key": "another question", "answer": 7}]
+    deck = Deck(calls, lenient=True)
+    find = recorded_functions(of, deck, functions.__getitem__)
+    ctx = Context(key="k", folder=of.folder)
+    assert [await find("t:send")(ctx, text=text) for text in ("a", "b")] == [7, 7]
+    assert find("t:read")() == "read"
+    assert (sent, deck.stale) == ([], [])
+
+
+async def test_a_case_is_started_by_whom_it_says() -> None:
+    """What the policies do not allow them fails the case, in the policies' words."""
+    policy = PolicyFile.model_validate(
+        {"rules": [{"allow": "*", "to": ["desk"]}], "roles": {"desk": {"subjects": ["token:d"]}}}
+    )
+    of = mesh(workflow("w", {"id": "a", "set": 1}), policies=(policy,))
+    assert (await table(of).play("w", case(**{"as": "token:d"}), INPUT, Deck([]))).failures == ()
+    (failure,) = (await table(of).play("w", case(**{"as": "token:x"}), INPUT, Deck([]))).failures
+    assert failure.startswith("token:x may not do runs.start on workflow:w")
 
 
 async def test_a_case_answers_signals_and_lets_time_pass() -> None:
