@@ -291,7 +291,7 @@ def _small(value: JSON) -> bool:
 def _look_up(path: tuple[str | int, ...], scope: Mapping[str, JSON]) -> JSON:
     value: Any = scope
     for i, key in enumerate(path):
-        if isinstance(key, str) and isinstance(value, Mapping) and key in value:
+        if isinstance(key, str) and (type(value) is dict or isinstance(value, Mapping)) and key in value:
             value = value[key]
             continue
         if isinstance(key, int) and isinstance(value, list) and 0 <= key < len(value):
