@@ -237,8 +237,12 @@ class MemoryStore:
             reverse=True,
         )
         rest = [run for run in runs if before is None or (run.created_at, run.id) < before]
-        page = tuple(replace(run, steps={}) for run in rest[: where.limit])
-        return RunPage(page, page_cursor(page[-1]) if len(rest) > len(page) else None, min(len(runs), COUNTED))
+        omitted = {run.id: names for run in rest[: where.limit] if (names := _too_long(run, where.longest))}
+        page = tuple(
+            replace(run, steps={}, **dict.fromkeys(omitted.get(run.id, ())))  # type: ignore[arg-type]
+            for run in rest[: where.limit]
+        )
+        return RunPage(page, page_cursor(page[-1]) if len(rest) > len(page) else None, min(len(runs), COUNTED), omitted)
 
     async def entries(self, run_id: str, after: int = 0) -> Sequence[Entry]:
         row = self._rows.get(run_id)
@@ -312,6 +316,13 @@ def _due(row: _Row) -> float:
 
 def _lost(run_id: str, epoch: int) -> LeaseLost:
     return LeaseLost(f"Run {run_id} is not held under epoch {epoch} any more; stop working on it.")
+
+
+def _too_long(run: Run, longest: int | None) -> tuple[str, ...]:
+    values = {"input": run.input, "message": run.message, "output": run.output}
+    if longest is None:
+        return ()
+    return tuple(name for name, value in values.items() if value is not None and len(encode(value).encode()) > longest)
 
 
 def _matches(run: Run, where: RunFilter) -> bool:

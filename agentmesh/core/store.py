@@ -16,7 +16,7 @@ Rules every implementation keeps (tests/contracts runs on all):
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any, Protocol, Self
 
@@ -50,6 +50,8 @@ class RunFilter:
     updated_after: float | None = None
     limit: int = 50
     cursor: str | None = None
+    longest: int | None = None
+    """Inputs, messages and outputs of more bytes of JSON are not read: they are None, and named in `RunPage.omitted`."""
 
 
 COUNTED = 10_000
@@ -64,6 +66,8 @@ class RunPage:
     next: str | None = None
     total: int = 0
     """How many match, on all pages; COUNTED means so many or more."""
+    omitted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By run id, which of `input`, `message` and `output` were longer than the filter's `longest`."""
 
 
 class Store(Protocol):

@@ -189,10 +189,10 @@ def _run_routes(app: FastAPI, engine: Engine, token: str | None) -> None:
         """Runs without their steps, newest first. `roots`: only those that no step of another run started."""
         where = RunFilter(
             tenant=principal.tenant, workflow=workflow, states=tuple(state or ()), context_id=context_id,
-            parent=parent, roots=roots, limit=limit, cursor=cursor,
+            parent=parent, roots=roots, limit=limit, cursor=cursor, longest=shapes.HEAD_VALUE,
         )  # fmt: skip
         page = await runs.list(principal, where)
-        found = [shapes.head_to_json(run) for run in page.runs]
+        found = [shapes.head_to_json(run, page.omitted.get(run.id, ())) for run in page.runs]
         return answer({"runs": found, "next": page.next, "total": page.total})
 
     @app.get("/runs/{run_id}", responses=ok(shapes.RunShape))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agentmesh.core.agent import Skill
-from agentmesh.core.json_text import write_json
 from agentmesh.core.model import Usage
 from agentmesh.core.run import Entry, Run, RunState, StepRun
 from agentmesh.core.tool import Tool, ToolResult
@@ -298,11 +297,9 @@ def run_to_json(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def head_to_json(run: Run) -> dict[str, Any]:
-    """A run as HeadShape has it: a page of runs with a megabyte of input each would be a hundred megabytes."""
-    shape = run_to_json(run)
-    omitted = [name for name in ("input", "output", "message") if len(write_json(shape[name])) > HEAD_VALUE]
-    return {**shape, **dict.fromkeys(omitted), "omitted": omitted}
+def head_to_json(run: Run, omitted: Sequence[str] = ()) -> dict[str, Any]:
+    """A run as HeadShape has it, without values over HEAD_VALUE: a page of a megabyte each would be a hundred. `omitted`: not read."""
+    return {**run_to_json(run), "omitted": [name for name in ("input", "output", "message") if name in omitted]}
 
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:

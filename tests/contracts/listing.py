@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentmesh.core.run import RunState
+from agentmesh.core.run import Entry, Kind, RunState
 from agentmesh.core.store import RunFilter
 from agentmesh.errors import InvalidInput
 from tests.contracts.bench import Bench, claimed, done
@@ -56,3 +56,18 @@ async def filters_select(bench: Bench) -> None:
         assert await total(roots=True) == 1
         assert await total(updated_after=bench.now - 1) == 1
         assert await total(updated_after=bench.now) == 0
+
+
+async def long_values_can_be_left_out(bench: Bench) -> None:
+    """With `longest`, a page has values up to that many bytes, and names those that it does not have."""
+    texts = {"short": "x" * 100, "middle": "x" * 10_000, "long": "x" * 100_000}
+    async with bench.open() as store:
+        for i, (name, text) in enumerate(texts.items()):
+            claim = await claimed(store, bench.run(input={name: text}, created_at=900.0 - i))
+            await store.append(claim.run.id, claim.epoch, [Entry(Kind.RUN_COMPLETED, payload={"output": text})])
+        for longest, left_out in ((None, 0), (200, 2), (20_000, 1), (1, 3)):
+            page = await store.list_runs(RunFilter(longest=longest))
+            names = [page.omitted.get(run.id, ()) for run in page.runs]
+            assert names == [()] * (3 - left_out) + [("input", "output")] * left_out
+            for run, (name, text), omitted in zip(page.runs, texts.items(), names, strict=True):
+                assert (run.input, run.output) == ((None, None) if omitted else ({name: text}, text))

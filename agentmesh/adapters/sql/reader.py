@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, select
+from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Integer, Select, bindparam, case, select
 
 from agentmesh.adapters.json_text import decode
 from agentmesh.adapters.sql import listing
@@ -17,20 +17,27 @@ from agentmesh.core.model import Usage
 from agentmesh.core.run import Entry, Kind, Run, RunState, fold
 from agentmesh.core.store import RunFilter, RunPage, page_cursor
 
-_INPUT, _MESSAGE, _OUTPUT = (blobs.alias(f"{name}_of") for name in ("input", "message", "output"))
-_HEADS = select(
-    runs,
-    *(
-        blob.c[column].label(f"{name}_{column}")
-        for name, blob in (("input", _INPUT), ("message", _MESSAGE), ("output", _OUTPUT))
-        for column in ("packed", "data")
-    ),
-).select_from(
-    runs.outerjoin(_INPUT, runs.c.input_blob == _INPUT.c.sha256)
-    .outerjoin(_MESSAGE, runs.c.message_blob == _MESSAGE.c.sha256)
-    .outerjoin(_OUTPUT, runs.c.output_blob == _OUTPUT.c.sha256)
-)
-_HEADS_BY_ID = _HEADS.where(runs.c.id.in_(bindparam("ids", expanding=True)))
+_VALUES = {name: blobs.alias(f"{name}_of") for name in ("input", "message", "output")}
+
+
+def _heads(*, most: ColumnElement[int] | None = None) -> Select[Any]:
+    """Rows of runs with their long values; `most`: only of values of so many bytes."""
+    columns = [
+        column
+        for name, blob in _VALUES.items()
+        for column in (
+            blob.c.packed.label(f"{name}_packed"),
+            (blob.c.data if most is None else case((blob.c.size <= most, blob.c.data))).label(f"{name}_data"),
+        )
+    ]
+    tables: FromClause = runs
+    for name, blob in _VALUES.items():
+        tables = tables.outerjoin(blob, runs.c[f"{name}_blob"] == blob.c.sha256)
+    return select(runs, *columns).select_from(tables).where(runs.c.id.in_(bindparam("ids", expanding=True)))
+
+
+_HEADS_BY_ID = _heads()
+_SHORT_HEADS_BY_ID = _heads(most=bindparam("longest", type_=Integer))
 _ENTRIES = (
     select(
         journal.c.run_id, journal.c.seq, journal.c.path, journal.c.attempt, journal.c.kind, journal.c.payload,
@@ -85,10 +92,16 @@ class Reader:
     def list_runs(self, where: RunFilter) -> RunPage:
         with self._engine.begin() as connection:
             ids, total = listing.page(connection, where)
-            rows = {row.id: row for row in connection.execute(_HEADS_BY_ID, {"ids": ids[: where.limit]})}
-        page = tuple(_listed(rows[run_id]) for run_id in ids[: where.limit])
+            given: dict[str, Any] = {"ids": ids[: where.limit]}
+            if where.longest is None:
+                found = connection.execute(_HEADS_BY_ID, given)
+            else:
+                found = connection.execute(_SHORT_HEADS_BY_ID, {**given, "longest": where.longest})
+            rows = {row.id: row for row in found}
+        page = tuple(_listed(rows[run_id], where.longest) for run_id in ids[: where.limit])
+        omitted = {run_id: names for run_id in ids[: where.limit] if (names := _omitted(rows[run_id], where.longest))}
         # One more than asked for tells whether there is a next page.
-        return RunPage(page, page_cursor(page[-1]) if page and len(ids) > len(page) else None, total)
+        return RunPage(page, page_cursor(page[-1]) if page and len(ids) > len(page) else None, total, omitted)
 
     def definition(self, digest: str) -> Any:
         with self._engine.begin() as connection:
@@ -134,9 +147,9 @@ def _begun(row: Any) -> Run:
     )
 
 
-def _listed(row: Any) -> Run:
+def _listed(row: Any, longest: int | None = None) -> Run:
     """The run as its row says, without steps."""
-    return replace(
+    run = replace(
         _begun(row),
         state=RunState(row.state),
         output=value(row.output, row.output_packed, row.output_data),
@@ -146,3 +159,16 @@ def _listed(row: Any) -> Run:
         cancel_requested=bool(row.cancel_requested),
         seq=row.seq,
     )
+    return replace(run, **dict.fromkeys(_omitted(row, longest)))  # type: ignore[arg-type]
+
+
+def _omitted(row: Any, longest: int | None) -> tuple[str, ...]:
+    if longest is None:
+        return ()
+    names: list[str] = []
+    for name in _VALUES:
+        text = getattr(row, name)
+        left = getattr(row, f"{name}_blob") is not None and getattr(row, f"{name}_data") is None
+        if left or (text is not None and len(text.encode()) > longest):
+            names.append(name)
+    return tuple(names)
