@@ -5,8 +5,8 @@ with the group-committing writer. A step is an installed function that only read
 as for any tool or model step. The rows are counted in the database after it was closed and opened again, so that only what is
 durable counts.
 
-Beside it: the same by `runs.start` and `runs.wait`, which reads each journal back twice and is much slower; `set` steps (one row
-each); announced writes (one waiting commit each).
+Beside it: the same by `runs.start` and `runs.wait`, as the other edges do it; `set` steps (one row each); announced writes (one waiting
+commit each). `workflows.py` measures the engine beside its peers.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def mesh(verb: dict[str, Any]) -> Mesh:
 async def measure(folder: Path, kind: str, *, wait: bool = False) -> float:
     """Durable steps a second.
 
-    `wait`: by `runs.start` and `runs.wait`, which reads the journal back twice, instead of by a tool's call.
+    `wait`: by `runs.start` and `runs.wait` instead of by a tool's call.
     """
     principal = Principal()
     async with open_store(f"sqlite:///{kind}.db", folder) as store:
