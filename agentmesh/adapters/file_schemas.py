@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from agentmesh.core.casebook import CaseFile
 from agentmesh.core.mesh import MeshFile
 from agentmesh.core.policy import PolicyFile
 from agentmesh.core.tool import ServerFile
@@ -25,6 +26,7 @@ _KINDS: Mapping[str, type[BaseModel]] = {
     "server": ServerFile,
     "workflow": Workflow,
     "policy": PolicyFile,
+    "cases": CaseFile,
 }
 _NOT_BUILT: Mapping[str, tuple[str, ...]] = {
     "MeshFile": ("agents",),
@@ -38,7 +40,7 @@ _NOT_BUILT: Mapping[str, tuple[str, ...]] = {
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """By kind of file: `agentmesh.yaml`, `server`, `workflow`, `policy`."""
+    """By kind of file: `agentmesh.yaml`, `server`, `workflow`, `policy`, `cases`."""
     found = {}
     for kind, model in _KINDS.items():
         schema = model.model_json_schema(by_alias=True)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentmesh.adapters.case_files import read_cases
+from agentmesh.adapters.files import schemas
+from agentmesh.adapters.yaml_document import read_yaml
+from agentmesh.core.schema import validator
 from agentmesh.errors import ProjectError
 
 if TYPE_CHECKING:
@@ -76,6 +79,15 @@ def test_the_shipped_cases_pass(agentmesh: Agentmesh) -> None:
     cases = json.loads(done.out)["cases"]
     assert len(cases) >= 9
     assert all(case["passed"] and not case["unused"] for case in cases)
+
+
+def test_the_shipped_cases_fit_the_published_schema() -> None:
+    """What an editor says agrees with what `test` says."""
+    published = json.loads((ROOT / "agentmesh" / "schemas" / "cases.json").read_text())
+    assert published == schemas()["cases"]
+    document = read_yaml((ROOT / "workflows" / "triage.cases.yaml").read_bytes(), "triage.cases.yaml")
+    assert list(validator(published).iter_errors(document.value)) == []
+    assert not validator(published).is_valid({"cases": [{"name": "x", "expects": {}}]})
 
 
 def test_every_part_of_the_shipped_output_is_looked_at(agentmesh: Agentmesh) -> None:
