@@ -88,7 +88,7 @@ def test_published_schemas_are_those_of_the_code(agentmesh: Agentmesh, tmp_path:
     package = Path(__file__).parents[2] / "agentmesh" / "schemas"
     fresh = {p.name: p.read_text() for p in (tmp_path / "schemas").iterdir()}
     assert fresh == {p.name: p.read_text() for p in package.iterdir()}
-    assert set(fresh) == {"mesh.json", "server.json", "workflow.json", "policy.json"}
+    assert set(fresh) == {"mesh.json", "server.json", "workflow.json", "policy.json", "cases.json"}
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(agentmesh: Agentmesh, tmp_path: Path) -> None:
