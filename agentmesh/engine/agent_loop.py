@@ -156,6 +156,7 @@ class _Conversation:
             return known.output  # type: ignore[no-any-return]
         run, number = self._run, known.attempt + 1
         why = Why.RESUME if known.open else Why.RETRY if known.begun else Why.FIRST
+        run.recorded[path] = Recorded(attempt=number, begun=True, open=True)
         await run.journal.write(Entry(Kind.STEP_STARTED, path, number, {"verb": "llm", "why": why.value}))
         part = replace(self._a, path=path, number=number, spent=NOTHING_SPENT)
         try:
@@ -285,6 +286,7 @@ class _Conversation:
         if told is not None:
             return told
         run, a = self._run, self._a
+        known = run.recorded.setdefault(path, Recorded())
         try:
             if run.bench.stopping():
                 raise Leaving
@@ -296,7 +298,7 @@ class _Conversation:
         except CallFault as fault:
             error = error_of(fault)
         else:
-            self._remember(path, known.attempt + 1, StepState.COMPLETED, output)
+            self._remember(path, known.attempt, StepState.COMPLETED, output)
             return _shown(output)
         await self._record(path, known.attempt, None, StepState.FAILED, error, "tool")
         if error.get("code") == BudgetExceeded.code:

@@ -34,7 +34,7 @@ from agentmesh.engine.budget import Budget
 from agentmesh.engine.checks import ask_checks, looked_at
 from agentmesh.engine.definitions import FREE
 from agentmesh.engine.faults import GaveUp, Leaving, error_of
-from agentmesh.engine.journal import Recorded
+from agentmesh.engine.journal import NOTHING, Recorded
 from agentmesh.engine.limit import Limit
 from agentmesh.engine.steps import ChildFailed, text_of, verb_of
 from agentmesh.engine.validators import check_output, render_schema
@@ -128,7 +128,19 @@ class _Course:
             follows = self._plan.note(payload, self.run.bench.clock())
             if isinstance(follows, Try) and follows.due:
                 payload["retry_at"] = follows.due
-            await self.run.journal.write(Entry(Kind.STEP_ATTEMPT, self.path, self._number, payload), hold=True)
+            row = Entry(Kind.STEP_ATTEMPT, self.path, self._number, payload, at=self.run.bench.clock())
+            self._note(row)
+            await self.run.journal.write(replace(row, at=0.0), hold=True)
+
+    def _note(self, row: Entry | None = None, *, begun: bool = False) -> None:
+        """Keeps what the journal says of the step up to date for whoever may take it up again in this process: an agent its calls."""
+        if self.recorded is NOTHING:
+            return
+        self.recorded.begun = True
+        self.recorded.open = begun
+        self.recorded.attempt = max(self.recorded.attempt, self._number)
+        if row is not None:
+            self.recorded.attempts.append(row)
 
     def _new_plan(self) -> Plan:
         return Plan(self.step, key=self.key, risky=self.facts.writes and not self.facts.idempotent)
@@ -152,8 +164,9 @@ class _Course:
             self._cut_off = False
             return
         self._number += 1
-        rows = Entry(Kind.STEP_STARTED, self.path, self._number, {"verb": self.facts.verb, "why": why.value})
-        await self.run.journal.write(rows)
+        self._note(begun=True)
+        row = Entry(Kind.STEP_STARTED, self.path, self._number, {"verb": self.facts.verb, "why": why.value})
+        await self.run.journal.write(row)
 
     async def _complete(self, payload: dict[str, JSON], done: Done, *, made: bool) -> JSON:
         """The step's output, recorded. `made`: by the step itself, not by a person or the file."""
@@ -191,6 +204,7 @@ class _Course:
             writes = facts.writes and follows.recheck is None and not made
             if writes:
                 rows.append(Entry(Kind.STEP_INTENT, self.path, self._number, {"key": self.key}))
+            self._note(begun=True)
             await run.journal.write(*rows, wait=writes)
         elif not self._number:
             self._number = 1

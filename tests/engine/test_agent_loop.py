@@ -258,6 +258,29 @@ async def test_a_retry_goes_on_where_the_agent_was() -> None:
     assert run.steps["q/turn[1]"].state is StepState.COMPLETED
 
 
+async def test_what_a_timeout_cut_off_is_taken_up_by_the_retry() -> None:
+    """The call that hung is an attempt of its own, under the same key; what had completed beside it is not done again."""
+    keys: list[str] = []
+
+    async def slow(ctx: Context, order: int) -> int:
+        keys.append(ctx.key)
+        if order == 1 and len(keys) <= 2:
+            await anyio.sleep_forever()
+        return order
+
+    step = {**AGENT, "timeout": 0.2, "retry": {"attempts": 2, "backoff": 0.1}}
+    model = ScriptedModel([[use("desk.find", order=1), use("desk.find", order=2)], "done"])
+    async with serving(of(step), model=model, functions={**FUNCTIONS, "t:find": slow}) as engine:
+        run = await finished(engine, "w")
+        begun = [(e.path, e.attempt, e.payload["why"]) for e in await journal(engine, run, Kind.STEP_STARTED)]
+    assert run.output == "done"
+    calls = [f"{run.id}/q/turn[0]/call[{i}]" for i in (0, 1)]
+    assert keys == [*calls, calls[0]]
+    assert [b for b in begun if b[0] == "q/turn[0]/call[0]"] == [
+        ("q/turn[0]/call[0]", 1, "first"), ("q/turn[0]/call[0]", 2, "resume"),
+    ]  # fmt: skip
+
+
 async def test_a_call_that_was_not_sent_is_made_again() -> None:
     """Under the same key, before the model hears of it."""
     keys: list[str] = []
