@@ -89,6 +89,8 @@ class Batch:
         """Runs with an append that failed."""
         self._new_blob, self._new_definition, self._new_value = _upserts(shared=self.shared)
         self.changed: dict[str, None] = {}
+        self.taken: list[str] = []
+        """Runs with a new epoch."""
         self._keys: dict[tuple[str, str], str] = {}
         self._posts: dict[tuple[str, str], None] = {}
         self._blobs: dict[str, Blob] = {}
@@ -190,7 +192,7 @@ class Batch:
         head.epoch += 1
         head.worker = worker
         head.due_at = self.now + lease
-        self._broken.pop(head.id, None)
+        self.taken.append(head.id)
         self._add(head, Entry(Kind.RUN_WORKING), payload, self.now)
         self._moved[head.id] = head
         self.changed[head.id] = None

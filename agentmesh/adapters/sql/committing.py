@@ -66,6 +66,7 @@ class _Try:
     xact: str | None = None
     outcomes: list[Outcome] | None = None
     changed: tuple[str, ...] = ()
+    taken: Sequence[str] = ()
 
 
 class Committer:
@@ -137,7 +138,7 @@ class Committer:
                 except (MeshError, ValueError) as error:
                     outcomes.append(Outcome(request, error=error))
             work.flush()
-            current.outcomes, current.changed = outcomes, tuple(work.changed)
+            current.outcomes, current.changed, current.taken = outcomes, tuple(work.changed), work.taken
             current.committing = True
             transaction.commit()
 
@@ -154,6 +155,8 @@ class Committer:
 
     def _done(self, current: _Try) -> tuple[list[Outcome], Sequence[str]]:
         self._down = False
+        for run_id in current.taken:
+            self._broken.pop(run_id, None)  # not before the commit: until then the old epoch is the run's
         outcomes = current.outcomes or []
         for outcome in outcomes:
             if outcome.error is not None:

@@ -53,8 +53,9 @@ class Patience:
     def _watch(self) -> None:
         while not self._stopped.wait(1.0):
             late = self._clock() - self._limit
-            for since, connection in list(self._used.values()):
+            for key, (since, connection) in list(self._used.items()):
                 if since < late:
+                    self._used.pop(key, None)
                     hang_up(connection)
 
 

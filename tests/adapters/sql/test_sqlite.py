@@ -180,6 +180,26 @@ async def test_a_heartbeat_tells_of_a_hole(tmp_path: Path) -> None:
         assert (again.epoch, list(again.run.steps)) == (claim.epoch + 1, [])
 
 
+async def test_a_claim_that_fails_mends_nothing(tmp_path: Path) -> None:
+    """A run with a hole under its epoch is claimed in a transaction that is rolled back: the old epoch still takes no more."""
+    now = 100.0
+    full = "CREATE TRIGGER {0} BEFORE INSERT ON journal WHEN new.{1} BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+    async with open_store(URL, tmp_path, clock=lambda: now) as store:
+        await store.start_run(_run("r"))
+        (claim,) = await store.claim("w", limit=1)
+        with sqlite3.connect(tmp_path / "mesh.db") as other:
+            other.execute(full.format("lost", "path = 'lost'"))
+            other.execute(full.format("working", "kind = 'run.working'"))
+        other.close()
+        await store.append("r", claim.epoch, [_done("lost")], wait=False)
+        now += 31
+        with pytest.raises(StoreError, match="disk is full"):
+            await store.claim("w", limit=1)
+        with pytest.raises(StoreError, match="disk is full"):
+            await store.append("r", claim.epoch, [_done("next")])
+        assert [entry.path for entry in await store.entries("r")] == ["", ""]
+
+
 async def test_a_value_that_cannot_be_kept_fails_its_run_only(tmp_path: Path) -> None:
     """A number past 64 bits where the table has one: that append fails, others of the same moment do not, and the run lapses."""
     now = 100.0
