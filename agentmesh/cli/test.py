@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentmesh.cli.case_report import share, show_case, show_mutants, show_sampled, write_junit
 from agentmesh.cli.options import FAILED, WRONG, Json, Mesh, WrongUsage, mesh_folder
-from agentmesh.cli.output import duration, note, print_json
+from agentmesh.cli.output import note, print_json
 from agentmesh.errors import MeshError, ProjectError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def run_cases(
     session = _Session(folder, files, console, record=record, live=live, mutate=mutate)
     anyio.run(session.run, chosen)
     if junit is not None:
-        _write_junit(junit, session.played)
+        write_junit(junit, session.played)
     if as_json:
         print_json(session.to_json())
     else:
@@ -162,7 +163,7 @@ class _Session:
                 made[case.name] = calls
             results.append(played)
             self.played.append((one.workflow, played))
-            self._show(played)
+            show_case(self.console, played)
         if self.record:
             one.write(made)
             self.console.print(f"  recorded in workflows/{one.recordings.name}")
@@ -170,7 +171,7 @@ class _Session:
             from agentmesh.engine.mutants import mutate
 
             self.subjects[one.workflow] = await mutate(results)
-            self._show_mutants(self.subjects[one.workflow])
+            show_mutants(self.console, self.subjects[one.workflow])
 
     async def _play(self, one: Cases, case: Any, table: Table) -> tuple[Played, list[Mapping[str, Any]]]:
         from agentmesh.engine.recording import Deck
@@ -189,9 +190,9 @@ class _Session:
                     await table.play(one.workflow, case, one.input_of(case), Deck(one.calls.get(case.name)), live=True)
                 )
             rate = sampled.cases[case.name]
-            self.console.print(f"  {_share(rate)}  ", end="")
+            self.console.print(f"  {share(rate)}  ", end="")
             self.console.print(case.name, markup=False)
-        self._show_sampled(sampled)
+        show_sampled(self.console, sampled)
 
     @asynccontextmanager
     async def _world(self) -> AsyncIterator[Any]:
@@ -240,69 +241,6 @@ class _Session:
                 time.sleep(POLL)
         return models
 
-    # What is shown
-
-    def _show(self, played: Played) -> None:
-        mark = "[green]✓[/]" if played.passed else "[yellow]![/]" if played.stale else "[red]✗[/]"
-        self.console.print(f"  {mark} ", end="")
-        self.console.print(f"{played.case.name}  {duration(played.seconds)}", markup=False)
-        for line in played.failures:
-            self.console.print(f"      {line}", markup=False)
-        if played.stale:
-            said = "nothing is recorded for it" if played.unrecorded else "the recording is stale"
-            asked = "; ".join(played.stale[:3])
-            self.console.print(f"      {said}: run with --record ({asked} is asked now)", markup=False)
-        elif played.unused and played.passed:
-            self.console.print(f"      recorded and not asked any more: {'; '.join(played.unused[:3])}", markup=False)
-
-    def _show_sampled(self, sampled: Sampled) -> None:
-        from rich.table import Table as Grid
-
-        grid = Grid("step", "validator", "passes", "95 %", "of", box=None, pad_edge=False, title_justify="left")
-        for (path, name), rate in sampled.validators.items():
-            low, high = rate.to_json()["interval"]
-            share = f"{rate.passed / rate.of:.1%}" if rate.of else "-"
-            unchecked = f", {rate.unchecked} could not be checked" if rate.unchecked else ""
-            grid.add_row(path, name, share, f"{low:.1%} to {high:.1%}", f"{rate.of}{unchecked}")
-        if grid.row_count:
-            self.console.print()
-            self.console.print(grid)
-        told = sampled.to_json()
-        tokens, seconds = told["tokens"], told["seconds"]
-        if tokens["runs"]:
-            self.console.print(
-                f"\n{tokens['runs']} runs: {tokens['mean']:g} tokens each (p95 {tokens['p95']:g}), "
-                f"{seconds['mean']:.2f} s in models and tools (p95 {seconds['p95']:.2f} s)"
-            )
-
-    def _show_mutants(self, subjects: Sequence[Subject]) -> None:
-        for subject in subjects:
-            told = subject.to_json()
-            self.console.print(
-                f"\n  {subject.path}: {told['noticed']} of {told['tried']} faults in {subject.outputs} outputs were noticed",
-                markup=False,
-            )
-            for guard in subject.guards.values():
-                if not guard.runs:
-                    self.console.print(f"    -  {guard.name}: asks somebody, not run here", style="dim", markup=False)
-                    continue
-                style = "red" if guard.tried and not guard.caught else None
-                note_ = "  <- catches nothing" if style else ""
-                self.console.print(
-                    f"    {guard.caught:>4} of {guard.tried}  {guard.name}{note_}", style=style, markup=False
-                )
-            if not any(guard.runs for guard in subject.guards.values()):
-                self.console.print("    no validator guards this output", style="red", markup=False)
-            elif subject.unguarded:
-                parts = ", ".join(subject.unguarded)
-                self.console.print(f"    no validator guards {parts}", style="yellow", markup=False)
-            for missed in subject.missed[:5]:
-                self.console.print(
-                    f"      not noticed: {missed['path']} {missed['kind']}: {missed['value']}",
-                    style="dim",
-                    markup=False,
-                )
-
     def summarize(self) -> None:
         if self.live:
             return
@@ -330,54 +268,10 @@ class _Session:
         return found
 
 
-def _share(rate: Any) -> str:
-    low, high = rate.to_json()["interval"]
-    return f"{rate.passed} of {rate.of} ({low:.0%} to {high:.0%})"
-
-
 def _secrets(folder: Path) -> Mapping[str, str]:
     from agentmesh.settings import read_settings
 
     return read_settings(folder).secrets.values
-
-
-def _write_junit(file: Path, played: Sequence[tuple[str, Played]]) -> None:
-    """The results as most CI systems read them: a stale recording is an error, a case that does not hold a failure."""
-    from xml.sax.saxutils import escape, quoteattr
-
-    suites: dict[str, list[Played]] = {}
-    for workflow, one in played:
-        suites.setdefault(workflow, []).append(one)
-    lines = ['<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>"]
-    for workflow, results in suites.items():
-        failed, stale = sum(bool(r.failures) for r in results), sum(bool(r.stale) and not r.failures for r in results)
-        lines.append(
-            f'  <testsuite name={quoteattr(workflow)} tests="{len(results)}" failures="{failed}" errors="{stale}" '
-            f'time="{sum(r.seconds for r in results):.3f}">'
-        )
-        for one in results:
-            head = f'    <testcase classname={quoteattr(workflow)} name={quoteattr(one.case.name)} time="{one.seconds:.3f}"'
-            if one.passed:
-                lines.append(head + "/>")
-                continue
-            kind, said = ("failure", one.failures) if one.failures else ("error", one.stale)
-            first = said[0] if kind == "failure" else "the recording is stale: run with --record"
-            lines += [
-                head + ">",
-                f"      <{kind} message={quoteattr(_printable(first))}>{escape(_printable(chr(10).join(said)))}</{kind}>",
-            ]
-            lines.append("    </testcase>")
-        lines.append("  </testsuite>")
-    lines.append("</testsuites>")
-    try:
-        file.write_text("\n".join(lines) + "\n")
-    except OSError as error:
-        raise WrongUsage(f"cannot write {file}: {(error.strerror or str(error)).lower()}") from None
-
-
-def _printable(text: str) -> str:
-    """Without the control characters that XML 1.0 does not have."""
-    return "".join(c if c in "\n\t" or c >= " " else "\ufffd" for c in text)
 
 
 def _console(*, quiet: bool) -> Console:
