@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import shlex
 import subprocess
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from pydantic import BaseModel
 
 from agentmesh.adapters.files import load_mesh
 from agentmesh.cli.main import app
-from agentmesh.core import mesh, model, policy, tool, workflow
+from agentmesh.core import mesh, model, policy, tool, validation, workflow
 from agentmesh.settings import Secrets
+from tests import docs_examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,20 +133,22 @@ def test_console_blocks_call_what_exists(block: Block) -> None:
         check_line(line, block.where)
 
 
-@pytest.mark.parametrize("block", of("yaml"))
-def test_project_files_in_the_docs_are_right(block: Block, tmp_path: Path) -> None:
-    """Each names its file in its first line and loads without a fault, together with the others of its document."""
-    document = block.where.rpartition(":")[0]
+@pytest.mark.parametrize("document", sorted({b.where.rpartition(":")[0] for b in ALL if b.language == "yaml"}))
+def test_project_files_in_the_docs_are_right(document: str, tmp_path: Path) -> None:
+    """Each names its file in its first line, and those of a document load together without a fault."""
     together = [b for b in ALL if b.language == "yaml" and b.where.rpartition(":")[0] == document]
+    secrets = {"LLM_KEY": "k"}
     for each in together:
         name = re.match(r"# ([\w./-]+\.yaml)$", each.text.splitlines()[0])
         assert name, f"{each.where}: the first line names the file, as in `# workflows/greet.yaml`"
         target = tmp_path / name[1]
         target.parent.mkdir(parents=True, exist_ok=True)
+        assert not target.exists(), f"{each.where}: {name[1]} stands twice in {document}"
         target.write_text(each.text)
+        secrets |= dict.fromkeys(re.findall(r"secrets\.(\w+)", each.text), "k")
     if not (tmp_path / "agentmesh.yaml").exists():
         (tmp_path / "agentmesh.yaml").write_text("name: documentation\n")
-    load_mesh(tmp_path, Secrets({"LLM_KEY": "k", "DESK_KEY": "k"}))
+    load_mesh(tmp_path, Secrets(secrets))
 
 
 @pytest.mark.parametrize("block", of("python"))
@@ -190,10 +194,43 @@ def test_every_setting_has_a_heading() -> None:
     assert {f"{n}NAME" if n.endswith("_") else n for n in names} <= headings("cli.md")
 
 
-@pytest.mark.parametrize("verb", workflow.BUILT_VERBS)
+@pytest.mark.parametrize("verb", workflow.VERBS)
 def test_every_step_kind_has_a_heading(verb: str) -> None:
-    """docs/project-files.md has a heading for each verb that is built."""
+    """docs/project-files.md and docs/language.md have a heading for each verb."""
     assert verb in headings("project-files.md")
+    assert verb in headings("language.md")
+
+
+def test_the_language_reference_is_current() -> None:
+    """It is what `python docs/generate.py` writes from the schemas, the words beside their fields and the examples."""
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    assert (ROOT / "docs" / "language.md").read_text() == generate["page"](), "run: python docs/generate.py"
+
+
+def test_the_language_reference_is_whole() -> None:
+    """What stands around a verb, each validator, each stage and each trigger has a heading; every example is shown."""
+    found = headings("language.md")
+    inside = {"id", "steps", "else", *workflow.VERBS}
+    around = {field.alias or name for name, field in workflow.Step.model_fields.items()} - inside
+    assert around <= found
+    assert {f"Validator {name}" for name in workflow.VALIDATORS} <= found
+    assert {f"Stage {name}" for name in validation.STAGES} <= found
+    assert {f"Trigger {name}" for name in workflow.Triggers.model_fields} <= found
+    page = (ROOT / "docs" / "language.md").read_text()
+    assert [name for name in docs_examples.names() if f"# workflows/{name}.yaml" not in page] == []
+
+
+@pytest.fixture(scope="module")
+def examples() -> mesh.Mesh:
+    return load_mesh(docs_examples.EXAMPLES, Secrets({"DESK_HOOK": "k"}))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", docs_examples.names())
+async def test_every_example_does_what_it_says(examples: mesh.Mesh, name: str) -> None:
+    """Run on the in-memory adapters, with the answers that its last lines give."""
+    script = docs_examples.script_of(docs_examples.EXAMPLES / "workflows" / f"{name}.yaml")
+    await docs_examples.play(examples, name, script)
 
 
 @pytest.mark.parametrize("effect", ["allow", "deny"])
@@ -207,14 +244,23 @@ FILE_MODELS: list[type[BaseModel]] = [
     *(tool.ServerFile, tool.ToolSpec, tool.Annotations),
     *(workflow.Workflow, workflow.Step, workflow.LlmSpec, workflow.Validator, workflow.Retry_, workflow.AgentSpec),
     *(workflow.MapSpec, workflow.Case, workflow.Schedule, workflow.A2aTrigger, workflow.McpTrigger, workflow.Triggers),
+    *(
+        workflow.HttpSpec,
+        workflow.SqlSpec,
+        workflow.LoopSpec,
+        workflow.WaitSpec,
+        workflow.ApproveSpec,
+        workflow.AskSpec,
+    ),
+    *(workflow.ToolCheck, workflow.Judge, workflow.Vote, workflow.Cache, workflow.OnError, workflow.WebhookTrigger),
     *(workflow.Budget, policy.PolicyFile, policy.Role, policy.Rule, policy.PolicyCase),
 ]
 
 
 @pytest.mark.parametrize("kind", FILE_MODELS, ids=lambda kind: kind.__name__)
 def test_every_key_of_a_project_file_is_described(kind: type[BaseModel]) -> None:
-    """A key that a file may have stands in docs/project-files.md: described, or said to be not built yet."""
-    text = (ROOT / "docs" / "project-files.md").read_text()
+    """A key that a file may have stands in docs/project-files.md or docs/language.md: described, or said to be not built yet."""
+    text = (ROOT / "docs" / "project-files.md").read_text() + (ROOT / "docs" / "language.md").read_text()
     keys = {field.alias or name for name, field in kind.model_fields.items()}
     missing = {key for key in keys if not re.search(rf"`[^`\n]*\b{re.escape(key)}\b[^`\n]*`", text)}
     assert not missing, f"docs/project-files.md does not mention {', '.join(sorted(missing))} of {kind.__name__}"

@@ -251,7 +251,7 @@ def _facts(node: Expr) -> tuple[Facts, Facts]:
 
 # Inference
 
-_TEXT_FUNCTIONS: Mapping[str, tuple[tuple[str, ...], JsonSchema]] = {
+TEXT_FUNCTIONS: Mapping[str, tuple[tuple[str, ...], JsonSchema]] = {
     "startsWith": (("string",), BOOL),
     "endsWith": (("string",), BOOL),
     "contains": (("string",), BOOL),
@@ -437,8 +437,8 @@ class _Inference:
         return items(owner) if "object" not in kinds(owner) else DYN
 
     def method(self, node: Expr, name: str, target: JsonSchema, found: list[JsonSchema]) -> JsonSchema:
-        if name in _TEXT_FUNCTIONS:
-            arguments, result = _TEXT_FUNCTIONS[name]
+        if name in TEXT_FUNCTIONS:
+            arguments, result = TEXT_FUNCTIONS[name]
             if "string" not in kinds(target):
                 raise self.fault(node, f"{name}() is of text, this is {describe(target)}")
             for argument, got, wanted in zip(node.call.args, found, arguments, strict=False):

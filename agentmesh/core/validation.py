@@ -12,7 +12,16 @@ from agentmesh.core.inference import field as field_of
 from agentmesh.core.shape import kind_of
 from agentmesh.core.workflow import VALIDATORS, ApproveSpec, Judge, ToolCheck, Validator, Vote, seconds
 
-STAGES = ("repair", "resample", "escalate", "fallback", "ask", "compensate", "fail")
+STAGES = {
+    "repair": "`{repair: N}`: the model is asked again up to N times, and told which paths failed and why, and nothing else.",
+    "resample": "`{resample: N}`: the same question is asked again up to N times, with another seed; the answer is not spoken of.",
+    "escalate": "`{escalate: {model: NAME, repair: N}}`: another model is asked, and may repair up to N times.",
+    "fallback": "`{fallback: VALUE}`: the value, a template, is the output. It must fit the output's schema, and is not checked further.",
+    "ask": "`{ask: {question: TEXT, show: VALUE, expires: TIME}}`: a person gives the output, which is checked like the model's.",
+    "compensate": "`compensate`: what the run has done is undone, newest first, and the run fails.",
+    "fail": "`fail`: the step fails with code `invalid_output`.",
+}
+"""Each with what it does."""
 _ASK_MODEL = ("repair", "resample", "escalate")
 _LAST = {
     "fallback": "`fallback` gives a value: nothing after it would happen",

@@ -346,8 +346,8 @@ class Step(_File):
     """In order, each tried once or as often as it says: {repair: n}, {resample: n}, {escalate: {model, repair}}, {fallback: VALUE},
     {ask: AskSpec}, compensate, fail."""
     retry: Retry_ | None = None
-    """How often the step is tried when it fails. None: only what says that trying again is always right, such as a model that loads, is
-    tried again. A write is tried again only where it cannot have been done, or is `idempotent`."""
+    """How often the step is tried when it fails. None: three times, and only where the error says itself that trying again may help.
+    A write is tried again only where it cannot have been done, or is `idempotent`."""
     timeout: Duration | None = None
     """Of one attempt; of a block, all of it."""
     on_error: Literal["continue"] | OnError | None = None
