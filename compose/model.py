@@ -55,6 +55,8 @@ ray.init(
     num_cpus=max(os.cpu_count() or 1, 4),
     include_dashboard=False,
     object_store_memory=96 * 1024 * 1024,
+    # Serve's replicas would open a port on every address, without a token.
+    runtime_env={"worker_process_setup_hook": "agentmesh.adapters.ray_deploy._keep_grpc_on_loopback"},
     _node_ip_address="127.0.0.1",
     _temp_dir=str(run / "r"),
 )

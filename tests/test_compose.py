@@ -127,6 +127,11 @@ def test_everything_stays_on_loopback() -> None:
     model = (ROOT / "compose" / "model.py").read_text()
     assert '"host": "127.0.0.1"' in model
     assert '_node_ip_address="127.0.0.1"' in model
+    from agentmesh.adapters import ray_deploy
+
+    hook = re.search(r'"worker_process_setup_hook": "agentmesh\.adapters\.ray_deploy\.(\w+)"', model)
+    assert hook
+    assert callable(getattr(ray_deploy, hook[1])), "what keeps the replicas' own ports on loopback"
 
 
 def test_what_the_services_say_of_each_other_agrees() -> None:
