@@ -19,7 +19,7 @@ from agentmesh.engine.attempts import Ask, Attempt, Fallback, Follows, GiveUp, P
 from agentmesh.engine.budget import Budget
 from agentmesh.engine.definitions import FREE
 from agentmesh.engine.faults import GaveUp
-from agentmesh.engine.journal import Recorded
+from agentmesh.engine.journal import Recorded, recall
 from agentmesh.engine.steps import hash_of, question
 from agentmesh.engine.tape import Tape
 from agentmesh.engine.validators import check_output, render_schema
@@ -112,7 +112,7 @@ class _Course:
                 case Kind.STEP_ATTEMPT:
                     if not (self._open or self._made or self._last.get("awaits")):
                         await self._tape.write(self._started(replace(row, kind=Kind.STEP_STARTED, payload={"why": ""})))
-                    await self._tape.write(self._attempt(row))
+                    await self._tape.write(await self._attempt(row))
                 case Kind.STEP_COMPLETED:
                     output = await self._output(row)
                     end = {**row.payload, "verb": self._facts.verb, "output": output}
@@ -144,7 +144,7 @@ class _Course:
         self._open = True
         return replace(row, payload={**row.payload, "verb": self._facts.verb, "why": why})
 
-    def _attempt(self, row: Entry) -> Entry:
+    async def _attempt(self, row: Entry) -> Entry:
         """The row as it would be written again; what follows it."""
         self._open = False
         payload = dict(row.payload)
@@ -152,7 +152,7 @@ class _Course:
             payload["output"] = render(self._follows.value, self._scope)
         elif isinstance(self._follows, Try) and self._follows.recheck is None and not payload.get("error"):
             if "prompt_hash" in payload:
-                payload["prompt_hash"] = self._asked(row, self._follows) or payload["prompt_hash"]
+                payload["prompt_hash"] = await self._asked(row, self._follows) or payload["prompt_hash"]
             if "output" in payload:
                 payload["verdicts"] = self._checked(payload)
                 if not payload["verdicts"] and "verdicts" not in row.payload:
@@ -161,20 +161,29 @@ class _Course:
         self._follows = None if _passed(payload) else self._plan.note(row.payload, row.at)
         return replace(row, payload=payload)
 
-    def _asked(self, row: Entry, follows: Try) -> str | None:
-        """The hash of what the model is asked by this attempt; None when it cannot be told from here: an agent's last turn."""
-        if self._step.llm is None or self._step.llm.tools is not None:
+    async def _asked(self, row: Entry, follows: Try) -> str | None:
+        """The hash of what the model is asked last by this attempt; None when it cannot be told from here."""
+        spec = self._step.llm
+        if spec is None or (spec.tools is not None and row.payload.get("cached")):
             return None
         a = Attempt(
             self._step, self._path, row.attempt, self._scope, self._key, None, lambda: None, self._budget,
             follows.model, follows.prior, None, follows.sample, follows.errors, follows.tries,
         )  # fmt: skip
         try:
-            return hash_of(question(self._run, a))
+            return hash_of(question(self._run, a)) if spec.tools is None else await self._said(a)
         except MeshError as error:
             return f"none: {error.message}"
         except LookupError:
             return None
+
+    async def _said(self, a: Attempt) -> str | None:
+        """The same of an agent, whose conversation is gone through again on the turns and calls that the journal has."""
+        from agentmesh.engine.agent_loop import converse
+
+        turns = [entry for entry in self._tape.family(self._path) if entry.path != self._path]
+        self._run.recorded.update(recall(turns))
+        return (await converse(self._run, a)).prompt_hash
 
     def _checked(self, payload: Mapping[str, JSON]) -> list[JSON]:
         """The verdicts, with those of the checks that need nobody as they are now."""

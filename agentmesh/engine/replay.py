@@ -12,11 +12,12 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import anyio.to_thread
 
+from agentmesh.core.model import ChatRequest
 from agentmesh.core.question import Answer, waiting_payload
 from agentmesh.core.run import JSON, Entry, Kind, Run, RunState
 from agentmesh.core.store import Claim
@@ -91,7 +92,7 @@ class _Again(Execution):
         absent: Any = None
         store: Any = SimpleNamespace(entries=self._entries)
         definitions: Any = SimpleNamespace(load=self._load)
-        models: Any = SimpleNamespace(name=self._model)
+        models: Any = SimpleNamespace(name=self._model, ask=self._ask)
         bus: Any = SimpleNamespace(notice=lambda *_: None)
         bench = Bench(
             store=store, definitions=definitions, runs=absent, tools=absent, models=models, guard=absent, bus=bus,
@@ -117,6 +118,9 @@ class _Again(Execution):
         if named is None:
             raise LookupError
         return named
+
+    async def _ask(self, request: ChatRequest, *_: object) -> NoReturn:
+        raise LookupError(request.model)
 
     async def to_the_end(self) -> None:
         """Walks there and back until the journal has no more."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentmesh.adapters.memory_model import ScriptedModel
+from agentmesh.adapters.memory_model import ScriptedModel, use
 from agentmesh.core.run import Entry, Kind, Run
 from agentmesh.engine import Engine
 from agentmesh.engine.definitions import Definition, load
@@ -204,3 +204,20 @@ async def test_waits_signals_and_answers_come_from_the_journal() -> None:
         assert (found.difference.path, found.difference.message) == (
             "ok", "kind: the journal says step.completed, the replay step.failed"
         )  # fmt: skip
+
+
+async def test_an_agents_conversation_is_gone_through_again() -> None:
+    """What a turn or a call said is part of what the model was asked next."""
+    agent = workflow("w", {"id": "ask", "llm": {"prompt": "Help: ${{ input.text }}", "tools": ["desk.*"]}})
+    tools = {"find": {"description": "Finds.", "python": "t:find", "annotations": {"readOnlyHint": True}}}
+    model = ScriptedModel([use("desk_find"), use("desk_find"), "It is on its way."])
+    async with serving(mesh(agent, tools=tools), model=model, functions={"t:find": lambda: "shipped"}) as engine:
+        run = await finished(engine, "w")
+        assert run.output == "It is on its way."
+        entries, definition = await recorded(engine, run)
+    for found in await every_prefix(run, entries, definition):
+        assert found.same, found.difference
+    call = changed(entries, Kind.STEP_COMPLETED, "ask/turn[1]/call[0]", output="lost")
+    told = await replay(run, call, definition)
+    assert told.difference is not None
+    assert (told.difference.path, told.difference.message[:11]) == ("ask", "prompt_hash")
