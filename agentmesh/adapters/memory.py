@@ -185,7 +185,7 @@ class MemoryStore:
         claims: list[Claim] = []
         bounds = {} if only is not None else dict(at_once or {})
         held = Counter(row.run.workflow for row in self._open.values() if row.worker is not None and _due(row) > now)
-        due = (row for row in self._open.values() if _due(row) <= now and (only is None or row.run.id in only))
+        due = (row for row in self._open.values() if _is_due(row, now) and (only is None or row.run.id in only))
         for row in sorted(due, key=lambda row: (_due(row), row.run.id)):
             if len(claims) >= limit:
                 break
@@ -214,7 +214,7 @@ class MemoryStore:
     async def release(self, run_id: str, epoch: int) -> None:
         row = self._rows.get(run_id)
         if row is not None and row.worker is not None and row.epoch == epoch:
-            row.worker, row.due_at = None, self._clock()
+            row.worker, row.due_at = None, min(self._clock(), row.entries[-1].at)
             self._changes.publish([run_id])
 
     async def next_due(self) -> float | None:
@@ -301,7 +301,7 @@ class MemoryStore:
         """Something arrived from outside."""
         row.mail += 1
         if row.parked:
-            row.due_at = min(_due(row), self._clock())
+            row.due_at = min(_due(row), self._clock(), row.entries[-1].at)
 
     def _children(self, run_id: str) -> Iterator[_Row]:
         for row in self._rows.values():
@@ -312,6 +312,11 @@ class MemoryStore:
 
 def _due(row: _Row) -> float:
     return inf if row.due_at is None else row.due_at
+
+
+def _is_due(row: _Row, now: float) -> bool:
+    """Also when it was due by a clock that has been set back since."""
+    return _due(row) <= now or (row.worker is None and _due(row) <= row.entries[-1].at)
 
 
 def _lost(run_id: str, epoch: int) -> LeaseLost:

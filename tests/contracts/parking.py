@@ -182,3 +182,37 @@ async def parked_with_the_end_is_ended(bench: Bench) -> None:
         (head,) = (await store.list_runs(RunFilter())).runs
         assert (head.state, head.output) == (RunState.COMPLETED, 3)
         assert await _due(store) == []
+
+
+async def clock_that_is_set_back_hides_nothing(bench: Bench) -> None:
+    """What was due before the clock was set back is due after it: new, given back or woken. A timer keeps its time."""
+    async with bench.open() as store:
+        (given_back, woken, timer) = [await claimed(store, bench.run()) for _ in range(3)]
+        new = bench.run()
+        await store.start_run(new)
+        later = bench.run()
+        await store.start_run(later, due_at=bench.now + 50)
+        bench.now += 20
+        await store.append(given_back.run.id, given_back.epoch, [done()])
+        bench.now += 5
+        await store.release(given_back.run.id, given_back.epoch)
+        await store.park(woken.run.id, woken.epoch, [], wake_at=None, mail=0)
+        await store.park(timer.run.id, timer.epoch, [WAITING], wake_at=bench.now + 100, mail=0)
+        await store.post(woken.run.id, SIGNAL)
+        bench.now -= 500
+        assert sorted(await _due(store)) == sorted([given_back.run.id, woken.run.id, new.id])
+        bench.now += 625
+        assert {timer.run.id, later.id} <= set(await _due(store))
+
+
+async def clock_that_was_set_back_before_a_restart_hides_nothing(bench: Bench) -> None:
+    """The same where the store was closed meanwhile."""
+    async with bench.open() as store:
+        claim = await claimed(store, bench.run())
+        await store.append(claim.run.id, claim.epoch, [done()])
+        await store.release(claim.run.id, claim.epoch)
+        new = bench.run()
+        await store.start_run(new)
+    bench.now -= 500
+    async with bench.open() as store:
+        assert sorted(await _due(store)) == sorted([claim.run.id, new.id])

@@ -281,7 +281,8 @@ class Batch:
         return head
 
     def _give_back(self, head: Head) -> None:
-        head.worker, head.due_at = None, self.now
+        # Due since its last entry, so that it stays due when the clock is set back; see `committing.SET_BACK`.
+        head.worker, head.due_at = None, min(self.now, head.updated_at)
         self._moved[head.id] = head
         self.changed[head.id] = None
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, bindparam, text
+from sqlalchemy import Connection, Engine, RootTransaction, bindparam, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from agentmesh.adapters.sql.batch import Batch
-from agentmesh.adapters.sql.database import name, passing, repeatable, store_error
+from agentmesh.adapters.sql.database import BUSY_SECONDS, name, passing, repeatable, store_error
 from agentmesh.adapters.sql.heads import Failure, Heads
+from agentmesh.adapters.sql.tables import runs
 from agentmesh.errors import LeaseLost, MeshError, StoreError
 
 if TYPE_CHECKING:
@@ -28,10 +29,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("agentmesh.store")
 PATIENCE = 3.0
 """Seconds for which a batch is tried again when the database went away under it. While it stays away, others fail at once."""
+HURRY = 0.25
+"""Seconds to wait for SQLite's file after it was waited for in vain."""
 PAUSE = 0.05
 """Seconds before the second try; each later one waits so much longer."""
 SAME = 0.5
 """Seconds by which two clocks may differ and still count as one."""
+SET_BACK = 1.0
+"""Seconds: when the clock is seen so much earlier than before, what was due by it is due by the new one."""
+_STILL_DUE = (
+    runs.update()
+    .where(runs.c.due_at > bindparam("now"), runs.c.due_at <= runs.c.updated_at, runs.c.lease_owner.is_(None))
+    .values(due_at=bindparam("now"))
+)
 _MOMENT = text("SELECT extract(epoch FROM clock_timestamp())::float8, pg_current_xact_id()::text")
 _STATUS = text("SELECT pg_xact_status(CAST(:xact AS xid8))").bindparams(bindparam("xact"))
 
@@ -72,8 +82,13 @@ class _Try:
 class Committer:
     """Keeps what is known between batches: heads, and which runs take no more entries under their epoch."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float], *, own_clock: bool) -> None:
-        """`own_clock`: `clock` rules. Else the database's does, and `clock` only tells how far callers are off."""
+    def __init__(
+        self, engine: Engine, clock: Callable[[], float], *, own_clock: bool, busy: float = BUSY_SECONDS
+    ) -> None:
+        """`own_clock`: `clock` rules. Else the database's does, and `clock` only tells how far callers are off.
+
+        `busy`: seconds that the engine's connections wait for another program that holds SQLite's file.
+        """
         self._engine = engine
         self._clock = clock
         self._own_clock = own_clock
@@ -81,6 +96,11 @@ class Committer:
         self._heads = Heads()
         self._broken: dict[str, Failure] = {}
         self._down = False
+        self._busy = busy
+        self._hurried = False
+        """Whether the connection waits only HURRY."""
+        self._latest: float | None = None
+        """The latest time that was seen; None before the first transaction, since the clock may have been set back before it."""
         self.ahead = 0.0
         """Seconds that the database's clock is ahead of `clock`, as of the last transaction."""
 
@@ -101,6 +121,7 @@ class Committer:
                     return self._one_by_one(batch, error)
                 self._down = True
                 if self._only_writer and "i/o error" in str(failed.orig).lower():
+                    self._hurried = False
                     self._engine.dispose()  # what SQLite holds in memory of such a file is not to be trusted
                 if current.committing and not self._only_writer:  # SQLite rolls back a commit that failed
                     written = self._written(current, until)
@@ -128,8 +149,13 @@ class Committer:
         else:
             self._heads.forget()  # other processes write too
         outcomes: list[Outcome] = []
-        with self._engine.connect() as connection, connection.begin() as transaction:
+        with self._engine.connect() as connection, self._begin(connection) as transaction:
             now = self._moment(connection, current)
+            latest = self._latest
+            if latest is None or now < latest - SET_BACK:
+                self._heads.forget()
+                connection.execute(_STILL_DUE, {"now": now})
+                latest = now
             work = Batch(connection, self._heads, now, self._broken, ahead=self.ahead)
             work.load(run_id for request in batch for run_id in request.touches)
             for request in batch:
@@ -141,6 +167,15 @@ class Committer:
             current.outcomes, current.changed, current.taken = outcomes, tuple(work.changed), work.taken
             current.committing = True
             transaction.commit()
+        self._latest = max(latest, now)
+
+    def _begin(self, connection: Connection) -> RootTransaction:
+        """While SQLite's file is another program's, callers wait for it once, and then each only a moment."""
+        if self._only_writer and self._down != self._hurried:
+            self._hurried = self._down
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA busy_timeout = {int((HURRY if self._down else self._busy) * 1000)}")
+        return connection.begin()
 
     def _moment(self, connection: Connection, current: _Try) -> float:
         """The time that rules, in Unix seconds."""

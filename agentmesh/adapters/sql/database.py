@@ -25,7 +25,7 @@ from agentmesh.adapters.sql import tables
 from agentmesh.errors import StoreError, StoreTooNew
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-BUSY_SECONDS = 10.0
+BUSY_SECONDS = 5.0
 """How long a statement waits for another process that holds SQLite's own lock (a backup, a shell)."""
 
 _POSTGRES: dict[str, Any] = {

@@ -44,7 +44,7 @@ class Head:
         """Something arrived from outside: a parked run is due now. One that has not begun, or is held, is left to its time."""
         self.mail += 1
         if self.worker is None and self.state is not RunState.SUBMITTED and self.due_at is not None:
-            self.due_at = min(self.due_at, now)
+            self.due_at = min(self.due_at, now, self.updated_at)
 
 
 @dataclass(frozen=True, slots=True)

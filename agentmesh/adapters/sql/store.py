@@ -59,11 +59,12 @@ class SqlStore:
     """Runs in a database. Enter it once, on the event loop that uses it; leaving commits all that was accepted."""
 
     def __init__(
-        self, url: URL, *, clock: Callable[[], float] = time.time, own_clock: bool = False, stalled: float = STALLED
+        self, url: URL, *, clock: Callable[[], float] = time.time, own_clock: bool = False, stalled: float | None = None
     ) -> None:
         """`stalled`: seconds after which a database that does not answer, or a file that another process has, is given up."""
         self._url = url
-        self._stalled = stalled
+        alone = url.get_backend_name() == "sqlite"
+        self._stalled = stalled or (database.BUSY_SECONDS if alone else STALLED)
         self._clock = clock
         self._own_clock = own_clock
         self._changes = Changes()
@@ -79,7 +80,7 @@ class SqlStore:
         self._limiter = anyio.CapacityLimiter(READERS)
         writing = await self._blocking(self._open)
         self._reader = Reader(self._engines[1])
-        self._committer = Committer(writing, self._clock, own_clock=self._own_clock)
+        self._committer = Committer(writing, self._clock, own_clock=self._own_clock, busy=self._stalled)
         publish: Callable[[Sequence[str]], None] = self._changes.publish
         if self._patience is not None:
             loop = asyncio.get_running_loop()
