@@ -7,7 +7,7 @@ approved it where an `approve` step showed it. Runs after `core.flow`, over what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -238,7 +238,7 @@ class ActingCheck:
         for i, pattern in enumerate(step.llm.tools or () if step.llm is not None else ()):
             for name in matching_tools((pattern,), mesh.tools):
                 schema = mesh.tools[name].input_schema
-                unchecked = of_schema(schema, lambda way, n=name: frozenset([Mark((n, *way), step.id)])).marks  # type: ignore[misc]
+                unchecked = self._bounds(schema, lambda way, n=name: frozenset([Mark((n, *way), step.id)])).marks  # type: ignore[misc]
                 if not tool_writes(name, mesh.tools) or not unchecked:
                     continue
                 told = spelled(_first(unchecked).origin[1:]) or "what it likes"
@@ -262,21 +262,21 @@ class ActingCheck:
             spec = mesh.specs.get(step.tool)
             if spec is not None and spec.llm is not None:
                 by = f"a model, asked by the tool {step.tool!r},"
-                taint = of_schema(spec.llm.output, _marker(origin, step.id, by))
+                taint = self._bounds(spec.llm.output, _marker(origin, step.id, by))
                 return _covered_by(spec.validate_, taint)
         child = _child(step, mesh)
         if child is not None:
             marks = fed
             if asks_model(child, mesh):
                 marks |= {Mark(origin, step.id, f"a model, asked by the workflow {child.name!r},")}
-            return _limited(child.output_schema, marks)
+            return self._limited(child.output_schema, marks)
         if step.tool is not None:
-            return _limited(mesh.tools[step.tool].output_schema if step.tool in mesh.tools else None, fed)
+            return self._limited(mesh.tools[step.tool].output_schema if step.tool in mesh.tools else None, fed)
         if step.verb in ("python", "agent", "workflow"):
-            return _limited(step.output, fed)
+            return self._limited(step.output, fed)
         if step.http is not None:
             parts = {name: Taint(fed) for name in HTTP_OUTPUT if name != "status"}
-            return Taint(fields={**parts, "body": _limited(step.output, fed)}) if fed else CLEAN
+            return Taint(fields={**parts, "body": self._limited(step.output, fed)}) if fed else CLEAN
         if step.sql is not None:
             return Taint(fields={"rows": Taint(fed), "count": Taint(fed)}) if fed else CLEAN
         return self._of_block(step, path, here)
@@ -330,14 +330,26 @@ class ActingCheck:
         def listed(text: str) -> Marks:
             return self._text(text, here).marks
 
-        return of_schema(schema, _marker(("steps", step.id, "output"), step.id), listed)
+        return self._bounds(schema, _marker(("steps", step.id, "output"), step.id), listed)
+
+    def _limited(self, schema: JsonSchema | None, marks: Marks) -> Taint:
+        """Of what was made from values with these marks, and fits a schema."""
+        return self._bounds(schema, lambda _: marks) if marks else CLEAN
+
+    def _bounds(
+        self, schema: JsonSchema | None, mark: Callable[[Way], Marks], enum: Callable[[str], Marks] = lambda _: NONE
+    ) -> Taint:
+        """What a schema leaves unclean; nothing where it has faults, which are told at their place."""
+        if schema is not None and self.flow.world.sound(schema) is not schema:
+            return CLEAN
+        return of_schema(schema, mark, enum)
 
     def _checked(self, validators: Sequence[Validator], output: Taint, here: _Here, path: Path) -> Taint:
         """With what the validators cover taken for clean: they have passed when the step has completed."""
         for validator in validators:
             if validator.schema_ is not None and output.marks:
                 marks = output.marks
-                bound = of_schema(validator.schema_, lambda _, m=marks: m, lambda text: self._text(text, here).marks)  # type: ignore[misc]
+                bound = self._bounds(validator.schema_, lambda _, m=marks: m, lambda text: self._text(text, here).marks)  # type: ignore[misc]
                 output = output.bounded(bound)
         return _covered_by(validators, output)
 
@@ -399,11 +411,6 @@ def _expressions(text: str) -> list[tuple[str, int]]:
 
 def _marker(origin: Way, said_in: str, by: str = "a model") -> Any:
     return lambda way: frozenset([Mark((*origin, *way), said_in, by)])
-
-
-def _limited(schema: JsonSchema | None, marks: Marks) -> Taint:
-    """Of what was made from values with these marks, and fits a schema."""
-    return of_schema(schema, lambda _: marks) if marks else CLEAN
 
 
 def _with_step(env: Env, step: str, known: Taint) -> Env:

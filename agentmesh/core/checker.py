@@ -157,8 +157,8 @@ class Checker:
 
     def duration(self, path: Path) -> None:
         value = self.document.get(path)
-        if value is None:
-            return
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            return  # nothing, or told as a fault of the shape
         try:
             if seconds(value) < 0:
                 self.fault(path, "a time must not be negative")

@@ -21,7 +21,7 @@ def writes(step: Step, tools: Mapping[str, Tool]) -> bool:
         return tool_writes(step.tool, tools)
     if step.http is not None:
         return step.http.method not in READING_METHODS
-    return step.verb in ("python", "agent")
+    return step.python is not None or step.agent is not None
 
 
 def tool_writes(name: str, tools: Mapping[str, Tool]) -> bool:
@@ -42,10 +42,7 @@ def _any_writes(workflow: Workflow, mesh: Mesh, seen: frozenset[str]) -> bool:
     waiting = list(workflow.steps)
     while waiting:
         step = waiting.pop()
-        blocks = step.blocks()
-        if not blocks and writes_within(step, mesh, seen):
+        if writes_within(step, mesh, seen):
             return True
-        if blocks and step.verb not in ("switch", "map", "parallel", "loop") and writes_within(step, mesh, seen):
-            return True
-        waiting += [inner for _, steps in blocks for inner in steps]
+        waiting += [inner for _, steps in step.blocks() for inner in steps]
     return False
