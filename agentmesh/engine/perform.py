@@ -115,7 +115,7 @@ class _Course:
                     done = Done(render(follows.value, self.scope))
                     payload = {"usage": {}, "output": done.output}
                 case Passed():  # a crash came between the row of the attempt and the end of the step
-                    return follows.output if self.made is not None else await self._completed(Done(follows.output))
+                    return follows.output if self.made is not None else self._completed(Done(follows.output))
                 case Undo():
                     await self.run.journal.flush()
                     await self.run.undo_step(self.step, self.path, self.scope, follows.output)
@@ -177,11 +177,11 @@ class _Course:
             return done.output
         if made and self.step.cache is not None and not done.cached:
             done.puts = {**done.puts, **await cache.kept(self.run, self._attempt(_FIRST), done)}
-        return await self._completed(done, row)
+        return self._completed(done, row)
 
-    async def _completed(self, done: Done, *rows: Entry) -> JSON:
+    def _completed(self, done: Done, *rows: Entry) -> JSON:
         end = Entry(Kind.STEP_COMPLETED, self.path, self._number, {"verb": self.facts.verb, "output": done.output})
-        await self.run.journal.write(*rows, end, hold=True, put=done.puts)
+        self.run.journal.hold(*rows, end, put=done.puts)
         return done.output
 
     # One attempt
@@ -213,7 +213,9 @@ class _Course:
         done: Done | None = None
         error: dict[str, JSON] | None = None
         try:
-            bound = self._bound(a, cut_off=cut_off)
+            bound = None
+            if facts.timeout is not None or self.budget.limited:
+                bound = self._bound(a, cut_off=cut_off)
             if bound is None:
                 done = await self._outcome(a, follows)
             else:
@@ -232,14 +234,13 @@ class _Course:
             return payload, None
         self._describe(payload, done)
         if made and "awaits" in payload:
-            self._number += (
-                1  # what made the output may have been a question itself, and its answer is none to this one
-            )
+            # What made the output may have been a question itself, and its answer is none to this one.
+            self._number += 1
         return payload, done
 
     def _bound(self, a: Attempt, *, cut_off: bool) -> float | None:
         """Seconds for the attempt; BudgetExceeded when the run has none left."""
-        left = self.budget.seconds_left() if self.budget.limited else None
+        left = self.budget.seconds_left()
         bound = self.facts.timeout
         if self.facts.by_child:  # which counts its own seconds, and may wait for days
             if bound is not None and cut_off:
