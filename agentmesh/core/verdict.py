@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -34,3 +35,9 @@ class Verdict:
         if self.score is not None:
             out["score"] = self.score
         return out
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Verdict:
+        """What `to_json` wrote."""
+        outcome = Outcome(value["outcome"])
+        return cls(value["validator"], outcome, value.get("message", ""), value.get("path", ""), value.get("score"))

@@ -154,6 +154,8 @@ class _Conversation:
         known = self._recorded(path)
         if known.state is StepState.COMPLETED:
             return known.output  # type: ignore[no-any-return]
+        if self._run.bench.stopping():
+            raise Leaving
         run, number = self._run, known.attempt + 1
         why = Why.RESUME if known.open else Why.RETRY if known.begun else Why.FIRST
         run.recorded[path] = Recorded(attempt=number, begun=True, open=True)

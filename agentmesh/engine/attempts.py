@@ -187,9 +187,8 @@ class _Stage:
 class Plan:
     """What a step does about errors and about answers that do not pass. Feed it every ended attempt, oldest first."""
 
-    def __init__(self, step: Step, random: object = None, *, key: str = "", risky: bool = False) -> None:
+    def __init__(self, step: Step, *, key: str, risky: bool = False) -> None:
         """`key`: the step's, from which the jitter follows. `risky`: to do it twice may be to do it twice."""
-        del random
         self._retry = step.retry or Retry_()
         self._declared = step.retry is not None
         self._key = key
@@ -298,6 +297,15 @@ def stages(step: Step) -> list[_Stage]:
             found.append(_Stage("try", Why.ESCALATE, model))
             found += [_Stage("try", Why.REPAIR, model)] * int(item["escalate"].get("repair", 0))
     return found
+
+
+def done_of_row(payload: Payload) -> Done:
+    """What an attempt's row says of its outcome."""
+    return Done(
+        payload.get("output"), [Verdict.from_json(v) for v in payload.get("verdicts") or ()], cached=bool(payload.get("cached")),
+        model=payload.get("model"), prompt_hash=payload.get("prompt_hash"),
+        puts={(scope, key): value for scope, key, value in payload.get("puts") or ()},
+    )  # fmt: skip
 
 
 def usage_row(usage: Usage) -> dict[str, JSON]:

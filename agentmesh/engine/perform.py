@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentmesh.core.expression import render
 from agentmesh.core.run import JSON, Entry, Kind, Why
 from agentmesh.core.verdict import Outcome, Verdict
-from agentmesh.core.workflow import Step, seconds
+from agentmesh.core.workflow import Step
 from agentmesh.engine import cache
 from agentmesh.engine.attempts import (
     NOTHING_SPENT,
@@ -28,17 +27,19 @@ from agentmesh.engine.attempts import (
     Plan,
     Try,
     Undo,
+    done_of_row,
     usage_row,
 )  # fmt: skip
 from agentmesh.engine.budget import Budget
-from agentmesh.engine.checks import ask_checks, looked_at
+from agentmesh.engine.checks import ask_checks
 from agentmesh.engine.definitions import FREE
 from agentmesh.engine.faults import GaveUp, Leaving, error_of
 from agentmesh.engine.journal import NOTHING, Recorded
 from agentmesh.engine.limit import Limit
-from agentmesh.engine.steps import ChildFailed, text_of, verb_of
-from agentmesh.engine.validators import check_output, render_schema
-from agentmesh.errors import Declined, Expired, MeshError, StepTimeout, StoreError
+from agentmesh.engine.people import approval, form_of, output_of_a_person
+from agentmesh.engine.steps import ChildFailed, verb_of
+from agentmesh.engine.validators import check_output
+from agentmesh.errors import Expired, MeshError, StepTimeout, StoreError
 
 if TYPE_CHECKING:
     from agentmesh.engine.execution import Execution
@@ -274,9 +275,8 @@ class _Course:
         """What the verb made, checked."""
         step, facts = self.step, self.facts
         if follows.recheck is not None:
-            done = _of_row(follows.recheck)
-            verdicts = [_verdict(v) for v in follows.recheck.get("verdicts") or ()]
-            done.verdicts = [v for v in verdicts if v.validator in FREE]
+            done = done_of_row(follows.recheck)
+            done.verdicts = [v for v in done.verdicts if v.validator in FREE]
             await self._check_costly(a, done)
             return done
         if self.made is not None:
@@ -298,8 +298,7 @@ class _Course:
 
     async def _check(self, payload: Payload) -> tuple[dict[str, JSON], Done | None]:
         """The checks of an output that is journaled already."""
-        done = _of_row(payload)
-        done.verdicts = [_verdict(v) for v in payload.get("verdicts") or ()]
+        done = done_of_row(payload)
         a = self._attempt(_FIRST)
         try:
             await ask_checks(self.run, a, self.facts.costly, done)
@@ -348,30 +347,17 @@ class _Course:
 
     async def _approve(self, payload: Payload) -> tuple[dict[str, JSON], Done | None]:
         """A person says yes or no to what everything else has passed."""
-        done = _of_row(payload)
-        done.verdicts = [_verdict(v) for v in payload.get("verdicts") or ()]
+        done = done_of_row(payload)
         asked = sum(v.validator == "approve" for v in done.verdicts)
         validator = self.facts.approvals[asked]
-        spec = validator.approve
-        assert spec is not None
-        scope = {**self.scope, "output": done.output}
-        path = spec.path or "output"
-        shown = looked_at(path, scope) if spec.show is None else render(spec.show, scope)
         try:
-            answer = await self.run.ask(
-                self.path, self._number, kind="approval", verb=self.facts.verb, ask=text_of(render(spec.ask, scope)),
-                show=shown, form=spec.form, expires=None if spec.expires is None else seconds(spec.expires),
-                subject=f"step:{self.path}",
-            )  # fmt: skip
-            verdict = Verdict("approve", Outcome.PASS, f"approved by {answer.by}", path)
-        except Declined as declined:
-            verdict = Verdict("approve", Outcome.FAIL, validator.message or declined.message, path)
+            verdict = await approval(
+                self.run, self.facts.verb, self.path, self._number, validator, self.scope, done.output
+            )
         except Expired as expired:
             return {"usage": {}, "error": error_of(expired)}, None
         done.verdicts.append(verdict)
-        row: dict[str, JSON] = {
-            k: v for k, v in payload.items() if k not in ("usage", "verdicts", "awaits", "retry_at", "puts")
-        }  # fmt: skip
+        row: dict[str, JSON] = {k: v for k, v in payload.items() if k not in ("verdicts", "awaits", "puts")}
         row |= {"usage": {}, "verdicts": [v.to_json() for v in done.verdicts]}
         if done.passed and asked + 1 < len(self.facts.approvals):  # each question has a number of its own
             row |= {"awaits": "approve"} | ({"puts": payload["puts"]} if "puts" in payload else {})
@@ -380,30 +366,21 @@ class _Course:
 
     async def _ask(self, follows: Ask) -> tuple[dict[str, JSON], Done | None]:
         """A person gives the output that was not to be had; it is checked like any."""
-        spec, prior = follows.spec, follows.prior
         await self._begin(Why.ASK)
-        scope = {**self.scope, "output": prior.get("output")}
-        shown: JSON = {
-            "output": prior.get("output", prior.get("text")),
-            "not_accepted": [v for v in prior.get("verdicts") or () if v.get("outcome") != Outcome.PASS.value],
-        }  # fmt: skip
         a = self._attempt(_FIRST)
         try:
-            form = self._form()
-            answer = await self.run.ask(
-                self.path, self._number, kind="input", verb=self.facts.verb, ask=text_of(render(spec.question, scope)),
-                show=shown if spec.show is None else render(spec.show, scope), form=form,
-                expires=None if spec.expires is None else seconds(spec.expires), subject=f"step:{self.path}",
-            )  # fmt: skip
-            done = Done(answer.value)
-            done.verdicts = check_output(self.facts.free, done.output, self.scope, schema=form)
+            form = form_of(self.step, self.scope)
+            answer = await output_of_a_person(
+                self.run, self.facts.verb, self.path, self._number, follows, self.scope, form
+            )
+            done = Done(answer.value, check_output(self.facts.free, answer.value, self.scope, schema=form))
             costly = tuple(v for v in self.facts.costly if v.vote is None)  # nobody asks a person twice
             if done.passed and costly:
                 await ask_checks(self.run, a, costly, done)
         except (StoreError, Leaving):
             raise
         except Expired as expired:  # what stands after it in `on_invalid` may still help
-            said = {k: v for k, v in prior.items() if k in ("output", "text")}
+            said = {k: v for k, v in follows.prior.items() if k in ("output", "text")}
             return {"usage": {}, **said, "verdicts": [Verdict("ask", Outcome.FAIL, expired.message).to_json()]}, None
         except MeshError as fault:
             return {"usage": self._settle(a, None, 0.0), "error": error_of(fault)}, None
@@ -412,34 +389,6 @@ class _Course:
         if "awaits" in payload:
             self._number += 1  # what is asked next is another question, and this answer is none to it
         return payload, done
-
-    def _form(self) -> Mapping[str, Any] | None:
-        """JSON Schema of what a person may give."""
-        if self.step.http is not None and self.step.output is not None:
-            return {"type": "object", "properties": {"body": self.step.output}, "required": ["body"]}
-        if self.step.llm is None:
-            return self.step.output
-        output = self.step.llm.output
-        return {"type": "string"} if output is None else render_schema(output, self.scope)
-
-
-def _of_row(payload: Payload) -> Done:
-    """What an attempt's row says of its outcome, its checks left out."""
-    puts = {(scope, key): value for scope, key, value in payload.get("puts") or ()}
-    return Done(
-        payload.get("output"), model=payload.get("model"), prompt_hash=payload.get("prompt_hash"), puts=puts,
-        cached=bool(payload.get("cached")),
-    )  # fmt: skip
-
-
-def _verdict(value: Mapping[str, Any]) -> Verdict:
-    return Verdict(
-        value["validator"],
-        Outcome(value["outcome"]),
-        value.get("message", ""),
-        value.get("path", ""),
-        value.get("score"),
-    )
 
 
 def _nothing() -> None:
