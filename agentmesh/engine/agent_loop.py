@@ -10,8 +10,6 @@ does not fit the schema as it came is asked for once more under it, without tool
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,8 +18,19 @@ import anyio
 
 from agentmesh.core.model import ChatRequest, ToolUse
 from agentmesh.core.run import JSON, Entry, Kind, StepState, Why
-from agentmesh.core.tool import Tool, matching_tools
+from agentmesh.core.tool import matching_tools
 from agentmesh.engine.attempts import NOTHING_SPENT, Attempt, Done, usage_row
+from agentmesh.engine.calls import (
+    CallFault,
+    arguments_of,
+    as_function,
+    distinct,
+    exchange,
+    legal_names,
+    shown,
+    told_error,
+    uses_of,
+)
 from agentmesh.engine.faults import GaveUp, Leaving, error_of
 from agentmesh.engine.journal import NOTHING, Recorded
 from agentmesh.engine.limit import Limit
@@ -34,7 +43,6 @@ from agentmesh.engine.steps import (
     objection,
     parse,
     question,
-    text_of,
     watching,
 )
 from agentmesh.engine.validators import faults
@@ -49,10 +57,6 @@ AT_ONCE = 8
 """Calls of one turn at once."""
 CALLS = 64
 """Calls of one turn that are made; a model that asks for more is told so."""
-RESULT = 20_000
-"""Characters of a tool's answer that a model is shown: its context has an end."""
-_ILLEGAL = re.compile(r"[^a-zA-Z0-9_-]")
-_LEGAL_LENGTH = 64
 _ANSWER_NOW = "Give your answer now."
 
 
@@ -65,25 +69,6 @@ class TurnsExhausted(StepError):
 async def converse(run: Execution, a: Attempt) -> Done:
     """One attempt of an agent: its answer."""
     return await _Conversation(run, a).to_the_answer()
-
-
-def legal_names(tools: Sequence[str]) -> dict[str, str]:
-    """Tools by the name that a model may be told: letters, digits, `_` and `-`, at most 64 of them."""
-    legal: dict[str, str] = {}
-    for tool in tools:
-        name = base = _ILLEGAL.sub("_", tool)[:_LEGAL_LENGTH]
-        count = 2
-        while name in legal:
-            name = f"{base[: _LEGAL_LENGTH - 4]}_{count}"
-            count += 1
-        legal[name] = tool
-    return legal
-
-
-def as_function(name: str, tool: Tool) -> dict[str, Any]:
-    """A tool as OpenAI's chat completions offer it."""
-    parameters = dict(tool.input_schema)
-    return {"type": "function", "function": {"name": name, "description": tool.description, "parameters": parameters}}
 
 
 class _Conversation:
@@ -108,7 +93,7 @@ class _Conversation:
             path = f"{self._base}turn[{turn}]"
             request = replace(self._asked, messages=tuple(messages), schema=None, tools=tuple(self._offered))
             said = await self._turn(path, request)
-            uses = _uses(said)
+            uses = uses_of(said)
             if not uses:
                 return await self._answer(turn, messages, request, said)
             if turn + 1 == most:
@@ -116,7 +101,7 @@ class _Conversation:
                     f"step {self._a.path} did not answer within its {most} turns; raise `max_turns`, or ask for less"
                 )
             results = await self._calls(path, uses)
-            messages += _exchange(said, uses, results)
+            messages += exchange(said, uses, results)
         raise AssertionError("a turn answers, goes on or is the last")
 
     def _opening(self) -> list[dict[str, Any]]:
@@ -136,11 +121,11 @@ class _Conversation:
         messages: list[dict[str, Any]] = []
         turn = 0
         while (known := self._recorded(f"{base}turn[{turn}]")).state is StepState.COMPLETED:
-            uses = _uses(known.output)
+            uses = uses_of(known.output)
             results = [_result(self._recorded(f"{base}turn[{turn}]/call[{j}]")) for j in range(len(uses))]
             if not uses or None in results:
                 break
-            messages += _exchange(known.output, uses, [result or "" for result in results])
+            messages += exchange(known.output, uses, [result or "" for result in results])
             turn += 1
         return messages
 
@@ -174,7 +159,7 @@ class _Conversation:
             "text": answer.text, "finish_reason": answer.finish_reason, "model": answer.model or request.model,
             "tool_uses": [
                 {"id": u.id, "name": self._legal.get(u.name, u.name), "arguments": u.arguments}
-                for u in _distinct(answer.tool_uses)
+                for u in distinct(answer.tool_uses, path.rpartition("[")[2][:-1])
             ],
         }  # fmt: skip
         done = done_of(request, answer)
@@ -301,11 +286,11 @@ class _Conversation:
             error = error_of(fault)
         else:
             self._remember(path, known.attempt, StepState.COMPLETED, output)
-            return _shown(output)
+            return shown(output)
         await self._record(path, known.attempt, None, StepState.FAILED, error, "tool")
         if error.get("code") == BudgetExceeded.code:
             raise BudgetExceeded(error.get("message"))
-        return _wrong(error)
+        return told_error(error)
 
     def _understood(self, use: ToolUse, index: int) -> tuple[str, dict[str, JSON]]:
         """The tool that is meant and its arguments; CallFault."""
@@ -314,70 +299,19 @@ class _Conversation:
         tool = self._names.get(use.name)
         if tool is None:
             raise CallFault(f"there is no tool {use.name!r}; there are: {', '.join(self._names) or 'none'}")
-        arguments, wrong = _arguments(use)
+        arguments, wrong = arguments_of(use)
         if wrong is not None:
             raise CallFault(wrong)
         return tool, arguments
 
 
-class CallFault(StepError):
-    """A model's call is none that can be made."""
-
-    code = "invalid_call"
-
-
-def _uses(said: Mapping[str, JSON]) -> list[ToolUse]:
-    return [ToolUse(u["id"], u["name"], u["arguments"]) for u in said["tool_uses"]]
-
-
-def _distinct(uses: Sequence[ToolUse]) -> list[ToolUse]:
-    """With ids that tell them apart, which not every endpoint gives."""
-    ids = [use.id for use in uses]
-    if all(ids) and len(set(ids)) == len(ids):
-        return list(uses)
-    return [replace(use, id=f"call_{index}") for index, use in enumerate(uses)]
-
-
-def _arguments(use: ToolUse) -> tuple[dict[str, JSON], str | None]:
-    """The arguments that a model wrote, or what is wrong with them."""
-    if not use.arguments.strip():
-        return {}, None
-    arguments, fault = parse(Answer(use.arguments, NOTHING_SPENT, None, None), None)
-    if fault is not None:
-        return {}, f"the arguments of {use.name} are no JSON: {fault.removeprefix('the answer ')}"
-    if not isinstance(arguments, dict):
-        return {}, f"the arguments of {use.name} must be a JSON object"
-    return arguments, None
-
-
-def _exchange(said: Mapping[str, JSON], uses: Sequence[ToolUse], results: Sequence[str]) -> list[dict[str, Any]]:
-    """A turn that called tools, and what came of it, as chat messages."""
-    calls = []
-    for use in uses:
-        arguments, wrong = _arguments(use)
-        # Arguments that are no JSON would break the template of the next question at many endpoints.
-        text = use.arguments if wrong is None and use.arguments.strip() else json.dumps(arguments)
-        calls.append({"id": use.id, "type": "function", "function": {"name": use.name, "arguments": text}})
-    told = [{"role": "tool", "tool_call_id": use.id, "content": text} for use, text in zip(uses, results, strict=True)]
-    return [{"role": "assistant", "content": said["text"] or None, "tool_calls": calls}, *told]
-
-
 def _result(known: Recorded) -> str | None:
     """What the model is told of a call that has ended; None when it has not."""
     if known.state is StepState.COMPLETED:
-        return _shown(known.output)
+        return shown(known.output)
     if known.state is StepState.FAILED and known.error is not None:
-        return _wrong(known.error)
+        return told_error(known.error)
     return None
-
-
-def _shown(output: JSON) -> str:
-    text = text_of(output)
-    return text if len(text) <= RESULT else f"{text[:RESULT]}\n(cut: {len(text) - RESULT} characters more)"
-
-
-def _wrong(error: Mapping[str, JSON]) -> str:
-    return f"Error ({error.get('code')}): {error.get('message')}"
 
 
 def _plain(error: JSON) -> JSON:

@@ -18,7 +18,7 @@ from agentmesh.core.mesh import Mesh
 from agentmesh.core.model import ChatRequest, Model, ToolUse
 from agentmesh.core.policy import PolicyFile
 from agentmesh.core.run import Kind, Run, RunState, StepState
-from agentmesh.engine.agent_loop import RESULT, legal_names
+from agentmesh.engine.calls import RESULT, legal_names
 from agentmesh.errors import Fail, ModelUnavailable, NotSent
 from tests.engine.meshes import TEXT, finished, journal, mesh, serving, workflow
 
@@ -119,7 +119,7 @@ async def test_calls_of_one_turn_go_on_at_once() -> None:
     )
     assert run.output == "done"
     told = [m for m in model.requests[1].messages if m["role"] == "tool"]
-    assert [(m["tool_call_id"], m["content"]) for m in told] == [("call_0", "0"), ("call_1", "1")]
+    assert [(m["tool_call_id"], m["content"]) for m in told] == [("call_0_0", "0"), ("call_0_1", "1")]
 
 
 @pytest.mark.parametrize(
