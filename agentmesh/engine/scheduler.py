@@ -42,6 +42,8 @@ LONGEST_SLEEP = 60.0
 """Seconds that `tick` asks for at most."""
 AT_ONCE = 64
 """Entries in hand at once when many fall due together: enough to share commits, few enough to leave the loop to others."""
+LOOK_AGAIN = timedelta(seconds=10)
+"""How often many queues are looked at when nobody says that a run has ended."""
 SET_BACK = 1.0
 """Seconds by which a clock must go back to be taken for set back."""
 BACKFILL = 1000
@@ -82,6 +84,9 @@ class Scheduler:
         """By the id of the run that an entry started last and that is not known to have ended."""
         self._ready: set[str] = set()
         """Entries whose queue may move."""
+        self._queued: set[str] = set()
+        """Entries that had a queue when they were handled last."""
+        self._look_again = datetime.min.replace(tzinfo=UTC)
         self._paused: set[str] = set()
         self._seen = datetime.min.replace(tzinfo=UTC)
         self._loaded = False
@@ -148,7 +153,10 @@ class Scheduler:
                 await self._plan(ready, now)
         wake = min(self._heap[0][0] if self._heap else now + timedelta(days=1), now + timedelta(seconds=LONGEST_SLEEP))
         # The run before may go on elsewhere, where nobody tells this process of its end.
-        self._ready.update(entry.name for entry in ready if entry.queue and not entry.paused)
+        self._queued = {entry.name for entry in ready if entry.queue} | (self._queued - {e.name for e in ready})
+        if len(self._queued) <= AT_ONCE or now >= self._look_again:
+            self._ready |= self._queued
+            self._look_again = now + LOOK_AGAIN
         return max((wake - now).total_seconds(), 0.0)
 
     def _now(self) -> datetime:
@@ -351,10 +359,18 @@ class Scheduler:
         self._guard.authorize(principal, Action(verb, f"workflow:{workflow}", dict(entry.schedule.input)))
         return entry
 
-    def status(self) -> list[dict[str, Any]]:
-        """For each entry: workflow, index, schedule, timezone, overlap, catch_up, next and last instant (ISO), last run's id."""
+    def status(self, principal: Principal | None = None) -> list[dict[str, Any]]:
+        """For each entry: workflow, index, schedule, timezone, overlap, catch_up, next and last instant (ISO), last run's id.
+
+        Of the workflows whose runs the principal may list; None sees all.
+        """
         now = self._now()
-        return [self._shown(entry, now) for entry in self._entries.values()]
+        seen = {
+            name
+            for name in {entry.workflow for entry in self._entries.values()}
+            if principal is None or self._guard.allows(principal, Action("runs.list", f"workflow:{name}", listing=True))
+        }
+        return [self._shown(entry, now) for entry in self._entries.values() if entry.workflow in seen]
 
     def _shown(self, entry: Entry, now: datetime) -> dict[str, Any]:
         following = entry.next

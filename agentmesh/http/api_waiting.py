@@ -100,7 +100,7 @@ def waiting_routes(app: FastAPI, engine: Engine) -> None:
     @app.get("/schedules", responses=ok(shapes.SchedulesShape))
     async def list_schedules(principal: Asker) -> Response:
         """Each `cron` entry with its next and last instant."""
-        return answer({"schedules": engine.scheduler.status()})
+        return answer({"schedules": engine.scheduler.status(principal)})
 
     @app.post("/schedules/{workflow}/{index}/pause", responses=ok(shapes.ScheduleShape))
     async def pause_schedule(principal: Asker, workflow: str, index: Index) -> Response:

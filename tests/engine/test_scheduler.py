@@ -557,6 +557,8 @@ async def test_policies_say_who_pauses_and_who_backfills() -> None:
     with pytest.raises(PolicyDenied):
         await engine.scheduler.resume(who, "tick", 0)
     assert len((await engine.scheduler.backfill(who, "tick", 0, since=clock.now - 600))["runs"]) == 1
+    assert engine.scheduler.status(who) == []
+    assert len(engine.scheduler.status()) == 1
 
 
 async def test_a_store_in_trouble_loses_no_instant() -> None:
