@@ -242,6 +242,8 @@ class Execution:
     async def _back(self, why: Mapping[str, JSON]) -> Entry:
         """Compensates what completed, newest first; then the terminal entry that `why` stands for."""
         error: dict[str, JSON] | None = dict(why["error"]) if "error" in why else None
+        if not hasattr(self, "definition"):
+            await self._read_definition()
         workflow = self.definition.workflow if hasattr(self, "definition") else None
         if workflow is not None and has_compensation(workflow):
             self.waits = Waits(self.bench.clock, self.bench.sleep, None)
@@ -258,6 +260,15 @@ class Execution:
         if workflow is not None and workflow.on_failure is not None:
             await self._hand_over(workflow.on_failure, error)
         return Entry(Kind.RUN_FAILED, payload={"error": error})
+
+    async def _read_definition(self) -> None:
+        """The walk was cut off before it had it. An earlier claim may have done what must be undone all the same."""
+        try:
+            self.definition = await self.bench.definitions.load(self.run.definition)
+        except StoreError:
+            raise
+        except MeshError as error:
+            log.warning("run %s ends with nothing undone: %s", self.run.id, error)
 
     async def _hand_over(self, workflow: str, error: Mapping[str, JSON]) -> None:
         """Starts `on_failure`. Before the end is recorded, and under a key: a crash in between loses and repeats nothing."""
