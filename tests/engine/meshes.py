@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import PurePath
 from typing import Any
@@ -30,6 +30,10 @@ TEXT = {
     "required": ["text"],
     "additionalProperties": False,
 }
+
+
+ON_LEAVING: list[Callable[[Engine], Awaitable[None]]] = []
+"""What is done with every engine of `serving` before it goes: conftest.py has each run replayed."""
 
 
 class Clock:
@@ -120,6 +124,8 @@ async def serving(
             async with anyio.create_task_group() as group:
                 await group.start(engine.worker.run)
                 yield engine
+                for look in ON_LEAVING:
+                    await look(engine)
                 group.cancel_scope.cancel()
 
 
