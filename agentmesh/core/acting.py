@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agentmesh.core import cel
+from agentmesh.core.checker import World
 from agentmesh.core.document import Path, strings
 from agentmesh.core.effect import tool_writes, writes_within
 from agentmesh.core.expression import ExpressionError, bare, segments
@@ -73,6 +74,29 @@ def _child(step: Step, mesh: Mesh) -> Workflow | None:
         kind, _, behind = mesh.tools[step.tool].source.partition(":")
         name = spec.workflow if spec is not None else behind if kind == "workflow" else None
     return mesh.workflows.get(name or "")
+
+
+def unbounded_calls(patterns: Sequence[str], world: World, way_out: str = "") -> Iterator[tuple[int, str]]:
+    """Patterns by which a model could call a tool that writes with what it likes.
+
+    It chooses the arguments, so the tool's own input must bound all of them.
+    """
+    mesh = world.mesh
+    for i, pattern in enumerate(patterns):
+        for name in matching_tools((pattern,), mesh.tools):
+            schema = mesh.tools[name].input_schema
+            if not tool_writes(name, mesh.tools) or world.sound(schema) is not schema:
+                continue
+            unchecked = of_schema(schema, lambda way: frozenset([Mark(way, "")])).marks
+            if unchecked:
+                told = spelled(_first(unchecked).origin) or "what it likes"
+                message = (
+                    f"the model could call {name!r}, which writes, with {told!r} as it likes: let it call only tools that say"
+                    f" `readOnlyHint: true`, and call {name!r} in a step of its own behind a check; or bound every argument"
+                    f" of {name!r} by enum, const, a boolean or a range{way_out}"
+                )
+                yield i, message
+                break
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,22 +257,11 @@ class ActingCheck:
             self._forbid(check, path, [(*path, "validate", i, "tool", "with")], replace(inside, ruled=NONE))
 
     def _forbid_calls(self, step: Step, path: Path) -> None:
-        """A model with tools chooses their arguments: a tool that writes must bound all of them itself."""
-        mesh = self.flow.world.mesh
-        for i, pattern in enumerate(step.llm.tools or () if step.llm is not None else ()):
-            for name in matching_tools((pattern,), mesh.tools):
-                schema = mesh.tools[name].input_schema
-                unchecked = self._bounds(schema, lambda way, n=name: frozenset([Mark((n, *way), step.id)])).marks  # type: ignore[misc]
-                if not tool_writes(name, mesh.tools) or not unchecked:
-                    continue
-                told = spelled(_first(unchecked).origin[1:]) or "what it likes"
-                message = (
-                    f"the model could call {name!r}, which writes, with {told!r} as it likes: let it call only tools that say"
-                    f" `readOnlyHint: true`, and call {name!r} in a step of its own behind a check; or bound every argument"
-                    f" of {name!r} by enum, const, a boolean or a range; or say `effect: read` here if it changes nothing"
-                )
-                self._found[(*path, "llm", "tools", i), None] = message
-                break
+        patterns = step.llm.tools or () if step.llm is not None else ()
+        for i, message in unbounded_calls(
+            patterns, self.flow.world, "; or say `effect: read` here if it changes nothing"
+        ):
+            self._found[(*path, "llm", "tools", i), None] = message
 
     # What comes out
 

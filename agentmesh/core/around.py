@@ -103,6 +103,8 @@ class AroundChecker(VerbChecker):
             return
         if not checked:
             self.duration(path)
+            if value == 0:
+                self.fault(path, "a time of 0 is over before anything can be done")
         if self.workflow.deadline is None:
             return
         try:

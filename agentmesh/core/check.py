@@ -59,7 +59,7 @@ def check(
     """
     world = World(mesh, find_function, _unsure(project), _declared(project))
     _unique(project, world)
-    endless(project.workflows, world)
+    endless(project.workflows, project.servers, world)
     if project.mesh is not None:
         _MeshChecker(world, project.mesh).check(project.mesh.value, find_weights)
     for server in project.servers:

@@ -162,12 +162,6 @@ class FlowChecker(AroundChecker):
         self.outputs[at] = check(undo, at, scope, given)
         self.scopes[at] = scope
 
-    def constant(self, path: Path, text: str, *, always: str, never: str) -> None:
-        """A condition that has the same value in every run is a mistake, or no condition."""
-        value = constant_value(text)
-        if value is True or value is False:
-            self.fault(path, f"always {str(value).lower()}: {always if value else never}")
-
     # The verbs that hold other steps
 
     def verb_map(self, step: Step, path: Path, scope: Scope, given: JsonSchema) -> JsonSchema:
@@ -229,6 +223,10 @@ class FlowChecker(AroundChecker):
         if not step.steps:
             self.fault(path, "a loop step needs `steps`", key=True)
             return DYN
+        if self.document.get((*at, "at_max")) is not None and spec.while_ is None and spec.until is None:
+            self.fault(
+                (*at, "at_max"), "`at_max` belongs to `while` and `until`: without them it simply stops", key=True
+            )
         inner = scope.naming(loop=closed({"index": INT, "last": self.last_of(step, path, scope)}))
         if spec.while_ is not None:
             self.expression((*at, "while"), inner.names, boolean=True, facts=inner.facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from agentmesh.core.acting import unbounded_calls
 from agentmesh.core.checker import World
 from agentmesh.core.document import Path
 from agentmesh.core.inference import DYN, closest
@@ -54,6 +55,8 @@ class ServerChecker(VerbChecker):
         output = DYN
         if tool.llm is not None:
             output = self.llm((*path, "llm"), tool.llm, types, frozenset())
+            for i, message in unbounded_calls(tool.llm.tools or (), self.world):
+                self.fault((*path, "llm", "tools", i), message)
         if tool.python is not None:
             self.python_tool(path, tool)
         if tool.http is not None:

@@ -30,6 +30,8 @@ class TriggerChecker(Checker):
 
     def check(self, workflow: Workflow) -> None:
         self.duration(("deadline",))
+        if workflow.deadline == 0:
+            self.fault(("deadline",), "a time of 0 is over before anything can be done")
         if workflow.on_failure is not None:
             self.on_failure(workflow, workflow.on_failure)
         if workflow.on.webhook is not None:

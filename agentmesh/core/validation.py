@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentmesh.core.checker import Checker
+from agentmesh.core.constant import constant_value
 from agentmesh.core.document import Path
 from agentmesh.core.inference import BOOL, DYN, NUMBER, STRING, Facts, JsonSchema, closest, describe, items, kinds
 from agentmesh.core.inference import field as field_of
@@ -52,6 +53,9 @@ class OutputChecker(Checker):
                 self.fault(at, f"a validator is one of {', '.join(VALIDATORS)}{says}")
             if validator.ensure is not None:
                 self.expression((*at, "ensure"), scope, boolean=True, facts=facts)
+                self.constant(
+                    (*at, "ensure"), validator.ensure, always="it checks nothing", never="nothing could ever pass"
+                )
             if validator.schema_ is not None:
                 self.schema((*at, "schema"), types=scope)
             if validator.in_ is not None:
@@ -69,6 +73,12 @@ class OutputChecker(Checker):
             if validator.approve is not None:
                 self.approval((*at, "approve"), validator.approve, scope, facts)
                 self.looked_at((*at, "approve", "path"), validator.approve.path, scope)
+
+    def constant(self, path: Path, text: str, *, always: str, never: str) -> None:
+        """A condition that has the same value in every run is a mistake, or no condition."""
+        value = constant_value(text)
+        if value is True or value is False:
+            self.fault(path, f"always {str(value).lower()}: {always if value else never}")
 
     def tool_check(self, path: Path, check: ToolCheck, scope: Mapping[str, JsonSchema], facts: Facts) -> None:
         tools = self.world.mesh.tools

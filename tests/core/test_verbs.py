@@ -290,6 +290,10 @@ WRONG = [
     (f"- {{id: a, {ASK}, on_invalid: [{{ask: {{question: x, expires: 5y}}}}]}}", "is not a duration"),
     (f"- {{id: a, {ASK}, on_invalid: [{{compensate: 1}}]}}", "`compensate` stands alone"),
     ("- {id: a, set: 1, on_invalid: [{resample: 2}]}", "`resample` needs an llm"),
+    (f"- {{id: a, {ASK}, validate: [{{ensure: 'false'}}]}}", "always false: nothing could ever pass"),
+    (f"- {{id: a, {ASK}, validate: [{{ensure: '1 == 1'}}]}}", "always true: it checks nothing"),
+    ("- {id: a, set: 1, timeout: 0}", "over before anything can be done"),
+    ("- {id: a, loop: {max: 3, at_max: fail}, steps: [{id: b, set: 1}]}", "`at_max` belongs to `while` and `until`"),
     # what is never reached
     ("- {id: a, if: 'false', set: 1}", "always false: the step is never reached"),
     ("- {id: a, if: 'false && input.text == \"x\"', set: 1}", "always false"),
@@ -390,6 +394,21 @@ def test_circles_through_failures_and_models_are_faults(tmp_path: Path) -> None:
     assert [name for name, _ in found] == ["a", "b", "c", "d", "e"]
     assert "a -> b -> a" in found[0][1]
     assert "the model could call 'c' at each turn" in found[2][1]
+
+
+def test_a_tool_behind_which_a_model_calls_tools_is_held_to_the_same(tmp_path: Path) -> None:
+    """It may not call itself, nor a tool that writes with what it likes; patterns mean tools that there are."""
+    server = """
+        name: web
+        tools:
+          ask: {description: Asks., llm: {prompt: x, tools: ["web.*", crm.find]}, annotations: {readOnlyHint: true}}
+          send: {description: Sends., input: {type: object, properties: {to: {type: string}}}, python: "os:getcwd"}
+    """
+    assert [f.message[:70] for f in faults(tmp_path, {"servers/web.yaml": server})] == [
+        "the tool would start itself again and never end: tool web.ask -> tool ",
+        "the model could call 'web.send', which writes, with 'to' as it likes: ",
+        "unknown tool 'crm.find'; there are desk.classify, web.ask, web.send",
+    ]
 
 
 def test_tools_may_ask_over_http(tmp_path: Path) -> None:
