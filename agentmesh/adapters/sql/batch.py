@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Executable, bindparam, select
+from sqlalchemy import Connection, Executable, bindparam, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agentmesh.adapters.sql import heads as heads_
@@ -54,7 +54,9 @@ class Append:
     put: Sequence[tuple[str, str, str]] = ()
 
 
-_BY_KEY = select(runs.c.id).where(runs.c.tenant == bindparam("of"), runs.c.key == bindparam("named"))
+_BY_KEYS = select(runs.c.tenant, runs.c.key, runs.c.id).where(
+    tuple_(runs.c.tenant, runs.c.key).in_(bindparam("keys", expanding=True))
+)
 _POSTED = select(posts.c.key).where(posts.c.run_id == bindparam("of"), posts.c.key == bindparam("named"))
 _HAS_DEFINITION = select(definitions.c.digest).where(definitions.c.digest == bindparam("digest"))
 _STATE_AFTER = {kind.value: state for kind, state in STATE_AFTER.items()}
@@ -91,7 +93,8 @@ class Batch:
         self.changed: dict[str, None] = {}
         self.taken: list[str] = []
         """Runs with a new epoch."""
-        self._keys: dict[tuple[str, str], str] = {}
+        self._keys: dict[tuple[str, str], str | None] = {}
+        """The runs of keys; None: nobody has it."""
         self._posts: dict[tuple[str, str], None] = {}
         self._blobs: dict[str, Blob] = {}
         self._definitions: dict[str, str] = {}
@@ -110,15 +113,22 @@ class Batch:
             for row in self.connection.execute(query, {"ids": missing[begin : begin + 500]}):
                 self.heads.keep(heads_.read(row))
 
+    def look_up(self, keys: Sequence[tuple[str, str]]) -> None:
+        """Reads which runs have these (tenant, key), in one statement."""
+        for begin in range(0, len(keys), 500):
+            some = keys[begin : begin + 500]
+            self._keys.update(dict.fromkeys(some))
+            for row in self.connection.execute(_BY_KEYS, {"keys": some}):
+                self._keys[row.tenant, row.key] = row.id
+
     def start(self, new: Start) -> tuple[str | None, float]:
         """Adds a run. The id of the run that has its key already; and when this one was made."""
         tenant, key, run_id = new.row["tenant"], new.row["key"], new.row["id"]
         at = float(new.row["created_at"]) or self.now
         if key is not None:
-            earlier = self._keys.get((tenant, key))
-            if earlier is None:
-                earlier = self.connection.scalar(_BY_KEY, {"of": tenant, "named": key})
-            if earlier is not None:
+            if (tenant, key) not in self._keys:
+                self.look_up([(tenant, key)])
+            if (earlier := self._keys[tenant, key]) is not None:
                 return earlier, at
             self._keys[tenant, key] = run_id
         # `created_at` may come from a clock that is ahead of this one: new means due.

@@ -57,6 +57,8 @@ class Request:
     """Runs it reads or changes, to be read together."""
     run_id: str | None = None
     epoch: int = 0
+    key: tuple[str, str] | None = None
+    """(tenant, key) of a start, to be looked up together."""
 
 
 @dataclass(slots=True)
@@ -158,6 +160,8 @@ class Committer:
                 latest = now
             work = Batch(connection, self._heads, now, self._broken, ahead=self.ahead)
             work.load(run_id for request in batch for run_id in request.touches)
+            if keys := [request.key for request in batch if request.key is not None]:
+                work.look_up(keys)
             for request in batch:
                 try:
                     outcomes.append(Outcome(request, request.operation(work)))

@@ -32,8 +32,10 @@ _POSTGRES: dict[str, Any] = {
     "connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
     "application_name": "agentmesh",
 }  # fmt: skip
-_PLANS = "-c plan_cache_mode=force_custom_plan"
+_READS = "-c jit=off -c plan_cache_mode=force_custom_plan"
 """A plan that was made while a table was empty reads it from end to end, and would be kept until somebody analyzes the table."""
+_WRITES = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+"""The writer finds every row by an index. Said so, its plans, and those of foreign keys, are right from the first and can be kept."""
 _HASTY = "-c statement_timeout=8s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s"
 """A server that was stopped in the middle of a transaction holds its rows no longer than the last of these."""
 
@@ -66,7 +68,8 @@ def connect(url: URL, *, reader: bool = False, pool: int = 1, hasty: bool = True
     """
     try:
         if url.get_backend_name() != "sqlite":
-            options = f"{_PLANS} {_HASTY}" if hasty else _PLANS
+            plans = _READS if reader else _WRITES
+            options = f"{plans} {_HASTY}" if hasty else "-c jit=off"
             arguments = _POSTGRES if "options" in url.query else {**_POSTGRES, "options": options}
             if pool == 0:
                 return create_engine(url, poolclass=NullPool, connect_args=arguments)

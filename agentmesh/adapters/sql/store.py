@@ -133,7 +133,11 @@ class SqlStore:
             await _ending(entries),
             due_at,
         )
-        earlier, created_at = await self._writer.submit(lambda batch: batch.start(new), rows=2 + len(entries))
+        earlier, created_at = await self._writer.submit(
+            lambda batch: batch.start(new),
+            rows=2 + len(entries),
+            key=None if run.key is None else (run.tenant, run.key),
+        )
         if earlier is not None or entries:
             found = await self.get_run(earlier or run.id)
             if found is None:

@@ -49,14 +49,15 @@ class Writer:
         return self._backlog > BACKLOG
 
     def submit(
-        self, operation: Callable[[Batch], Any], *, rows: int = 1, touches: Sequence[str] = ()
-    ) -> asyncio.Future[Any]:
+        self, operation: Callable[[Batch], Any], *, rows: int = 1, touches: Sequence[str] = (),
+        key: tuple[str, str] | None = None,
+    ) -> asyncio.Future[Any]:  # fmt: skip
         """Runs the operation in the next transaction; the future ends after its commit.
 
         Cancelling the future does not take the operation back.
         """
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._enqueue(Request(operation, rows, future, touches))
+        self._enqueue(Request(operation, rows, future, touches, key=key))
         return future
 
     def append(
