@@ -385,7 +385,8 @@ class Scheduler:
             "catch_up": entry.schedule.catch_up,
             "jitter": entry.schedule.jitter,
             "next": None if following is None else iso(following),
-            "last": None if entry.last is None else iso(entry.last.replace(microsecond=0)),
+            # Until something was run, `last` is only the moment from which on instants count.
+            "last": iso(entry.last.replace(microsecond=0)) if entry.last and (entry.run or entry.error) else None,
             "run": entry.run,
             "waiting": len(entry.queue),
             "paused": entry.paused,
