@@ -113,7 +113,8 @@ def fork(
     body: dict[str, Any] = {"from_step": from_step, "steps": steps, "today": today}
     if inputs:
         before = client.get(f"/v1/runs/{segment(run)}")
-        schema = client.get(f"/v1/workflows/{segment(before['workflow'])}")["input"]
+        tool = str(before["workflow"]).startswith("tool:")  # the run of a tool that asks a model
+        schema = {} if tool else client.get(f"/v1/workflows/{segment(before['workflow'])}")["input"]
         body["input"] = {**(before["input"] or {}), **parse(inputs, schema)}
     if key:
         body["key"] = key

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentmesh.core.run import JSON, Run, StepRun
+from agentmesh.engine.journal import COPIED
 
 CHANGES = 200
 """Places told of one value; two outputs may have nothing in common."""
@@ -93,13 +94,18 @@ def _step(a: StepRun | None, b: StepRun | None) -> dict[str, JSON]:
     found |= {name: {"a": one, "b": other} for name, (one, other) in pairs.items() if one != other}
     if output := changes(a.output, b.output, "output"):
         found["output"] = output
-    if found or a.usage.tokens != b.usage.tokens:
+    if not (_copied(a) or _copied(b)) and (found or a.usage.tokens != b.usage.tokens):
         spent = {
             "tokens": (a.usage.tokens, b.usage.tokens),
             "seconds": (round(a.usage.seconds, 3), round(b.usage.seconds, 3)),
         }
         found |= {name: {"a": one, "b": other} for name, (one, other) in spent.items() if one != other}
     return found
+
+
+def _copied(step: StepRun) -> bool:
+    """Whether the step was kept by a fork, which has spent nothing for it."""
+    return any(COPIED in entry.payload for entry in step.attempts)
 
 
 def _attempts(step: StepRun) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -182,9 +183,9 @@ class History:
     async def _family(self, run: Run) -> list[Exported]:
         """The run and every run that its steps started, breadth first."""
         found: list[Exported] = []
-        waiting = [run]
+        waiting, seen = deque([run]), {run.id}
         while waiting:
-            one = waiting.pop(0)
+            one = waiting.popleft()
             document: Mapping[str, Any] | None = await self._store.get_definition(one.definition)
             if document is None:
                 raise NotFound(
@@ -195,10 +196,9 @@ class History:
             for entry in entries:
                 if entry.kind is not Kind.STEP_CHILD or COPIED in entry.payload:
                     continue
-                child = await self._store.get_run(entry.payload["run"])
-                if child is not None and child.id not in {other.run.id for other in (*found,)} | {
-                    w.id for w in waiting
-                }:
+                child_id = entry.payload["run"]
+                if child_id not in seen and (child := await self._store.get_run(child_id)) is not None:
+                    seen.add(child_id)
                     waiting.append(child)
             if len(found) + len(waiting) > MOST_RUNS:
                 raise TooLarge(f"run {run.id} has more than {MOST_RUNS:,} runs below it; export them one by one")

@@ -115,6 +115,21 @@ async def test_a_fork_asks_another_prompt_or_model() -> None:
         assert is_same(await engine.history.diff(LOCAL, run.id, run.id))
 
 
+async def test_what_a_fork_kept_is_no_difference() -> None:
+    """Its tokens were spent by the other run, and are not told as saved."""
+    flow = workflow(
+        "w",
+        {"id": "draft", "llm": {"prompt": "Answer ${{ input.text }}", "output": ANSWER}},
+        {"id": "more", "llm": {"prompt": "More on ${{ steps.draft.output.reply }}", "output": ANSWER}},
+    )
+    async with desk(flow) as (engine, _):
+        run = await finished(engine, "w")
+        fork = await forked(engine, run, from_step="more", changes={"more": {"model": "large"}})
+        diff = await engine.history.diff(LOCAL, run.id, fork.id)
+        assert [step["path"] for step in diff["steps"]] == ["more"]
+        assert diff["a"]["tokens"] > diff["b"]["tokens"] > 0
+
+
 async def test_a_fork_takes_another_input() -> None:
     """For the steps that are done again; what is kept had the old one."""
     async with desk() as (engine, world):
