@@ -76,6 +76,7 @@ async def replay(
 async def _replay(run: Run, entries: Sequence[Entry], definition: Definition, observer: Observer | None) -> Replayed:
     tape = Tape(entries)
     again = _Again(run, tape, definition, observer)
+    again.claimed = any(entry.kind is Kind.RUN_WORKING for entry in entries)
     await again.to_the_end()
     head = {"workflow": run.workflow, "definition": definition.digest, "input": run.input}
     return Replayed(
@@ -102,6 +103,8 @@ class _Again(Execution):
         super().__init__(bench, Claim(as_submitted(run), 1))
         self.journal = tape
         self.ended = False
+        self.claimed = True
+        """False: it was canceled before anybody took it, and so by the store itself."""
         self._tape = tape
         self._pinned = definition
         self._limits: dict[str, Limit] = {}
@@ -133,6 +136,10 @@ class _Again(Execution):
 
     async def _walk(self) -> None:
         found: Entry | Mapping[str, JSON] | None = None
+        if not self.claimed and (way_back := self._tape.way_back()) is not None:
+            await self._tape.write(Entry(Kind.RUN_CANCELED, payload=way_back))
+            self.ended = True
+            return
         with self._scope:
             found = await self._forth()
         if found is None:  # cut off from outside, as the journal says: cancelled, or out of time

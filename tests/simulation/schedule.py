@@ -35,6 +35,8 @@ FAULTS_END = 30.0
 """Seconds of the schedule after which nothing more breaks."""
 TOO_LONG = 4 * 3600.0
 """Seconds within which every run must have ended after that."""
+REPLAYED = 8
+"""Of so many schedules one has its runs replayed."""
 ROWS = 4000
 """More journal rows than any of these runs needs."""
 
@@ -99,6 +101,8 @@ def simulate(
     report.turns = loop.turns
     report.trace = story.world.trace
     story.judge()
+    if seed % REPLAYED == 0:
+        report.faults += anyio.run(story.replay)
     if not calm and seed % 4 == 0 and report.outputs:
         quiet = simulate(seed, verbs=verbs, calm=True)
         report.faults += [f"without any fault: {fault}" for fault in quiet.faults]
@@ -376,6 +380,17 @@ class Story:
             faults.append("a run that was accepted is not there")
         report.digest = told.hexdigest()
         self._judge_ends()
+
+    async def replay(self) -> list[str]:
+        """Every run that ended, walked again from its journal, comes to what was recorded without asking anybody."""
+        engine = build_engine(self.mesh, self.world.database, ScriptedModel([]), clock=self.world.now)
+        found = []
+        for run in self._runs():
+            if run.state.terminal:
+                again = await engine.history.replay(LOCAL, run.id)
+                if not again.same:
+                    found.append(f"{run.workflow} {run.id} does not replay: {again}"[:1000])
+        return found
 
     def _judge_ends(self) -> None:
         """Whatever broke, the runs end as they would have without it."""
