@@ -8,9 +8,7 @@ What is not CEL (templates, limits on values, types from JSON Schemas) stands in
 from __future__ import annotations
 
 import json
-import math
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
 from typing import Any
@@ -20,6 +18,8 @@ from cel_expr_python.ext import ext_strings
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from agentmesh.core import bounded
+from agentmesh.core.bounded import MAX_ITEMS
 from agentmesh.errors import CallerError
 
 Expr = Any
@@ -27,10 +27,6 @@ Expr = Any
 
 MAX_TEXT = 4096
 """Characters of one expression."""
-MAX_ITEMS = 1000
-"""`map` and `filter` are quadratic in the evaluator: 1,000 items take 31 ms, 8,000 take 1.6 s, with the GIL held."""
-MAX_MADE = 4_000_000
-"""Characters and items that one evaluation may make on its way to its result."""
 MAX_ROUNDS = 10_000
 """Rounds of all loops together, by the evaluator's own count: a loop in a loop cannot run away."""
 
@@ -316,75 +312,11 @@ def paths(tree: Tree) -> frozenset[tuple[str, ...]]:
 # Running
 
 
-class _Made(threading.local):
-    """Characters and items that the expression now evaluated may still make."""
-
-    left = 0
-
-
-_made = _Made()
-
-
-def _make(size: int) -> None:
-    """Counts what an expression is about to make, before it does: a caller's few megabytes could become any number."""
-    _made.left -= size
-    if _made.left < 0:
-        raise ValueError(f"the expression makes more than {MAX_MADE:,} characters on its way; use a python step")
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, list):
-        return len(value) + sum(map(_size, value))
-    if isinstance(value, dict):
-        return len(value) + sum(_size(k) + _size(v) for k, v in value.items())
-    return 1
-
-
-def _item(value: Any) -> Any:
-    _make(_size(value))
-    return value
-
-
-def _too_many(count: int) -> Any:
-    raise ValueError(f"{count:,} items are too many for map or filter ({MAX_ITEMS:,}); use a python step")
-
-
-def _add(a: Any, b: Any) -> Any:
-    if isinstance(a, (str, list)):
-        _make(len(a) + len(b))
-    return a + b
-
-
-def _replace(text: str, old: str, new: str, most: int = -1) -> str:
-    times = len(text) + 1 if not old else text.count(old)
-    if most >= 0:
-        times = min(times, most)
-    _make(len(text) + times * max(len(new) - len(old), 0))
-    return text.replace(old, new, most)
-
-
-def _join(items: list[Any], between: str = "") -> str:
-    if not all(isinstance(item, str) for item in items):
-        raise ValueError("join() is of lists of text; map(x, string(x)) makes text of each item")
-    _make(sum(map(len, items)) + len(items) * len(between))
-    return between.join(items)
-
-
-def _divide(a: Any, b: Any) -> Any:
-    if isinstance(a, int) and isinstance(b, int):
-        if b == 0:
-            raise ValueError("division by zero")
-        return abs(a) // abs(b) * (1 if (a >= 0) == (b >= 0) else -1)
-    return math.copysign(math.inf, a) if b == 0 else a / b
-
-
 _ARITHMETIC: Mapping[str, tuple[str, Callable[[Any, Any], Any]]] = {
-    "_+_": ("json_add", _add),
+    "_+_": ("json_add", bounded.add),
     "_-_": ("json_subtract", lambda a, b: a - b),
     "_*_": ("json_multiply", lambda a, b: a * b),
-    "_/_": ("json_divide", _divide),
+    "_/_": ("json_divide", bounded.divide),
 }
 
 
@@ -436,11 +368,11 @@ def _functions() -> list[Any]:
         t.BYTES,
     )
     own: list[tuple[str, list[tuple[list[Any], Any]], Callable[..., Any]]] = [
-        ("too_many", [([t.INT], t.DYN)], _too_many),
-        (_GOING, [([], t.BOOL)], lambda: _made.left >= 0),
-        ("made_item", [([kind], kind) for kind in kinds], _item),
-        (_OWN["replace"], [([text, text, text], text), ([text, text, text, t.INT], text)], _replace),
-        (_OWN["join"], [([texts], text), ([texts, text], text)], _join),
+        ("too_many", [([t.INT], t.DYN)], bounded.too_many),
+        (_GOING, [([], t.BOOL)], bounded.going),
+        ("made_item", [([kind], kind) for kind in kinds], bounded.item),
+        (_OWN["replace"], [([text, text, text], text), ([text, text, text, t.INT], text)], bounded.replace),
+        (_OWN["join"], [([texts], text), ([texts, text], text)], bounded.join),
     ]
     for name, overloads, run in own:
         made = [
@@ -543,7 +475,7 @@ def run(compiled: Any, data: Mapping[str, Any]) -> Any:
 
     On a fault `eval` answers a value of type ERROR whose `plain_value()` is a string, and so true: it stays here.
     """
-    _made.left = MAX_MADE
+    bounded.begin()
     try:
         value = compiled.eval(data=data)
         if value.type() in (cel.Type.ERROR, cel.Type.UNKNOWN):
