@@ -207,8 +207,8 @@ def _expressions() -> Iterator[str]:
     )
     yield from _paragraph(
         f"An expression has at most {cel.MAX_TEXT:,} characters and 32 levels. `map` and `filter` take {bounded.MAX_ITEMS:,} items,"
-        f" all loops of one expression {cel.MAX_ROUNDS:,} rounds together; it reads {expression.MAX_READ:,} values (or 10 MB of text) at most, makes"
-        f" {bounded.MAX_MADE:,} characters on its way, and yields 256 kB. What is more is a python step's work."
+        f" all loops of one expression {cel.MAX_ROUNDS:,} rounds together; it reads {expression.MAX_READ:,} values (or 10 MB of text)"
+        f" at most, makes {bounded.MAX_MADE:,} characters on its way, and yields 256 kB. What is more is a python step's work."
     )
     yield from _paragraph(
         "Names: `input`, `steps.ID.output`, `.state` and `.error`, `run.id`, `run.workflow`, `run.source`, `context.id`; in a `map` the"
