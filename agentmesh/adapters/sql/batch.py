@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Executable, bindparam, select, tuple_
+from sqlalchemy import Connection, Executable, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agentmesh.adapters.sql import heads as heads_
@@ -54,8 +54,8 @@ class Append:
     put: Sequence[tuple[str, str, str]] = ()
 
 
-_BY_KEYS = select(runs.c.tenant, runs.c.key, runs.c.id).where(
-    tuple_(runs.c.tenant, runs.c.key).in_(bindparam("keys", expanding=True))
+_BY_KEYS = select(runs.c.key, runs.c.id).where(
+    runs.c.tenant == bindparam("of"), runs.c.key.in_(bindparam("keys", expanding=True))
 )
 _POSTED = select(posts.c.key).where(posts.c.run_id == bindparam("of"), posts.c.key == bindparam("named"))
 _HAS_DEFINITION = select(definitions.c.digest).where(definitions.c.digest == bindparam("digest"))
@@ -114,12 +114,13 @@ class Batch:
                 self.heads.keep(heads_.read(row))
 
     def look_up(self, keys: Sequence[tuple[str, str]]) -> None:
-        """Reads which runs have these (tenant, key), in one statement."""
-        for begin in range(0, len(keys), 500):
-            some = keys[begin : begin + 500]
-            self._keys.update(dict.fromkeys(some))
-            for row in self.connection.execute(_BY_KEYS, {"keys": some}):
-                self._keys[row.tenant, row.key] = row.id
+        """Reads which runs have these (tenant, key), in one statement for each tenant."""
+        self._keys.update(dict.fromkeys(keys))
+        for tenant in {tenant for tenant, _ in keys}:
+            named = [key for of, key in keys if of == tenant]
+            for begin in range(0, len(named), 500):
+                for row in self.connection.execute(_BY_KEYS, {"of": tenant, "keys": named[begin : begin + 500]}):
+                    self._keys[tenant, row.key] = row.id
 
     def start(self, new: Start) -> tuple[str | None, float]:
         """Adds a run. The id of the run that has its key already; and when this one was made."""

@@ -23,7 +23,7 @@ def _plans(store: SqlStore, engine: int) -> list[tuple[str, str]]:
 
     @event.listens_for(store._engines[engine], "before_cursor_execute")
     def _explain(_c: Any, cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
-        if "runs" in statement and statement.lstrip().startswith(("SELECT", "WITH")):
+        if ("runs" in statement or "posts" in statement) and statement.lstrip().startswith(("SELECT", "WITH", "UPDATE")):
             rows = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
             plans.append((statement, " | ".join(str(row[3]) for row in rows)))
 
@@ -58,6 +58,7 @@ async def test_lists_walk_an_index(where: RunFilter, index: str, tmp_path: Path)
 async def test_a_claim_looks_at_what_is_due(tmp_path: Path) -> None:
     """However many runs are parked or have ended: the index of due times is walked from its beginning."""
     async with open_store(URL, tmp_path) as store:
+        await store.put("s", "k", 1)  # the first transaction also looks whether the clock was set back
         writing, reading = _plans(store, 0), _plans(store, 1)
         await store.claim("w", limit=16)
         await store.claim("w", limit=16, at_once={"w": 2})
@@ -66,6 +67,21 @@ async def test_a_claim_looks_at_what_is_due(tmp_path: Path) -> None:
         for _, plan in (*writing, *reading):
             assert "INDEX runs_due " in plan
             assert "TEMP B-TREE" not in plan
+
+
+async def test_nothing_the_writer_does_reads_a_whole_table(tmp_path: Path) -> None:
+    """Starts with keys, posts, appends, parking, cancellation: each finds its rows by a key."""
+    async with open_store(URL, tmp_path) as store:
+        plans = _plans(store, 0)
+        for run_id in ("a", "b"):
+            await store.start_run(Run(run_id, "w", "d", {}, key=run_id, parent="a"), {"name": "w"})
+        for claim in await store.claim("w", limit=2, only=["a", "b"]):
+            await store.post(claim.run.id, Entry(Kind.RUN_SIGNALED, payload={}), key="once")
+            await store.heartbeat("w", {claim.run.id: claim.epoch})
+            await store.park(claim.run.id, claim.epoch, [], wake_at=None, mail=1)
+            await store.request_cancel(claim.run.id, "ann")
+        assert plans
+        assert not [plan for _, plan in plans if "SCAN runs" in plan or "SCAN posts" in plan or "SCAN journal" in plan]
 
 
 async def test_pruning_takes_little_at_a_time(tmp_path: Path) -> None:
