@@ -31,6 +31,7 @@ from agentmesh.core.taint import (
     Way,
     of_schema,
     place,
+    reads,
     spelled,
     union,
     way_of,
@@ -124,6 +125,8 @@ class ActingCheck:
     flow: FlowChecker
     _shown: dict[str, list[Way]] = field(default_factory=dict)
     """What each `approve` step shows, by its id."""
+    _items: set[Way] = field(default_factory=set)
+    """Single items of lists that validators have looked at, as later steps read them."""
     _rounds: dict[Path, _Round] = field(default_factory=dict)
     _changed: bool = False
     _found: dict[tuple[Path, int | None], str] = field(default_factory=dict)
@@ -173,7 +176,7 @@ class ActingCheck:
         output = self._output(step, path, here, fed)
         self._forbid_checks(step, path, here, output)
         said = output.marks | fed
-        output = self._checked(step.validate_, output, here, path)
+        output = self._checked(step, output, here)
         for i, stage in enumerate(step.on_invalid):
             if isinstance(stage, Mapping) and "fallback" in stage:
                 output = union(CLEAN, output, self._template((*path, "on_invalid", i, "fallback"), here))
@@ -229,7 +232,7 @@ class ActingCheck:
     def _forbid(self, step: Step, path: Path, inputs: Iterable[Path], here: _Here) -> None:
         """Tells what may not go into a step that writes."""
         what = _act(step)
-        flow = Flow(here.env, self._approved(here.facts))
+        flow = Flow(here.env, [*self._approved(here.facts), *self._items])
         for given in inputs:
             for below, text in strings(self.flow.document.get(given)):
                 for expression, offset in _expressions(text):
@@ -357,13 +360,17 @@ class ActingCheck:
             return CLEAN
         return of_schema(schema, mark, enum)
 
-    def _checked(self, validators: Sequence[Validator], output: Taint, here: _Here, path: Path) -> Taint:
+    def _checked(self, step: Step, output: Taint, here: _Here) -> Taint:
         """With what the validators cover taken for clean: they have passed when the step has completed."""
+        validators = step.validate_
         for validator in validators:
             if validator.schema_ is not None and output.marks:
                 marks = output.marks
                 bound = self._bounds(validator.schema_, lambda _, m=marks: m, lambda text: self._text(text, here).marks)  # type: ignore[misc]
                 output = output.bounded(bound)
+            self._items |= {
+                ("steps", step.id, *way) for way in _named_by(validator) if any(isinstance(k, int) for k in way)
+            }
         return _covered_by(validators, output)
 
     # Expressions
@@ -379,7 +386,7 @@ class ActingCheck:
 
     def _tree(self, expression: str, here: _Here) -> Taint:
         try:
-            return Flow(here.env, self._approved(here.facts)).of(cel.parse(expression))
+            return Flow(here.env, [*self._approved(here.facts), *self._items]).of(cel.parse(expression))
         except ExpressionError:
             return CLEAN
 
@@ -464,7 +471,7 @@ def _named_by(validator: Validator) -> Iterator[Way]:
 
 def _read_by(text: str) -> frozenset[Way]:
     try:
-        return frozenset(cel.paths(cel.parse(bare(text)[0])))
+        return frozenset(reads(cel.parse(bare(text)[0]).root))
     except ExpressionError:
         return frozenset()
 

@@ -6,7 +6,7 @@ text is not. `core.acting` follows values through a workflow; here is what becom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -301,6 +301,24 @@ def place(node: Expr) -> Way | None:
             return None
         return (*before, key) if before is not None and isinstance(key, (str, int)) else None
     return None
+
+
+def reads(node: Expr, bound: frozenset[str] = frozenset()) -> Iterator[Way]:
+    """Every path that an expression reads from its variables, indexes of lists in it."""
+    way = place(node)
+    if way is not None:
+        if way[0] not in bound:
+            yield way
+        return
+    if node.WhichOneof("kind") == "comprehension":
+        inner = node.comprehension
+        yield from reads(inner.iter_range, bound)
+        within_ = bound | {inner.iter_var, inner.iter_var2, inner.accu_var}
+        for part in (inner.loop_condition, inner.loop_step, inner.result):
+            yield from reads(part, within_)
+        return
+    for child in cel.children(node):
+        yield from reads(child, bound)
 
 
 def _root(node: Expr) -> Expr:

@@ -88,6 +88,10 @@ ALLOWED = {
     "a list of an enum": draft(send="steps.draft.output.kinds"),
     "a const in a list": draft(send="steps.draft.output.texts[0].k"),
     "checked by ensure": draft("ensure: output.text != output.kind"),
+    "one item checked by ensure": draft("ensure: output.texts[0].t != ''", send="steps.draft.output.texts[0].t"),
+    "all items checked by ensure": draft(
+        "ensure: output.texts.all(t, t.t != '')", send="steps.draft.output.texts[1].t"
+    ),
     "checked by grounded": draft("grounded: [output.text]"),
     "each of a list by grounded": draft("grounded: ['output.texts[].t']", send="steps.draft.output.texts"),
     "checked by a judge": draft("judge: {rubric: x, path: output.text}"),
@@ -215,6 +219,9 @@ REFUSED = {
         "steps.draft.output is what a model said",
     ),
     "another path is checked": (draft("ensure: output.other != ''"), "steps.draft.output.text is what"),
+    "another item is checked": (
+        draft("ensure: output.texts[0].t != ''", send="steps.draft.output.texts[1].t"), "output.texts[1].t holds"
+    ),
     "an ensure that names nothing": (draft("ensure: input.text != ''"), "steps.draft.output.text is what"),
     "a judge of another path": (draft("judge: {rubric: x, path: output.other}"), "steps.draft.output.text"),
     "a tool that looked at another": (
