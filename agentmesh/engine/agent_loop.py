@@ -229,6 +229,8 @@ class _Conversation:
 
     async def _calls(self, path: str, uses: Sequence[ToolUse]) -> list[str]:
         """What the model is told of each call, in its order."""
+        # What was asked for is on its way to the disk before anything of it is: a child run must not outlive the turn it came from.
+        await self._run.journal.flush()
         results = [""] * len(uses)
         if len(uses) == 1:
             results[0] = await self._call(f"{path}/call[0]", uses[0], 0)

@@ -60,6 +60,8 @@ class Attempt:
     """Attempts before this one that ended in an error."""
     tries: tuple[Rejected, ...] = ()
     """Earlier answers that were not accepted, oldest first: each had a conversation of its own."""
+    child: str | None = None
+    """The run that does its work."""
     spent: Usage = NOTHING_SPENT
     """By the models that this attempt asked, and by child runs; added to while it goes on."""
 
@@ -67,6 +69,10 @@ class Attempt:
     def child_key(self) -> str:
         """The key of the run that does this attempt's work: a resumed attempt finds it again, one after an error gets its own."""
         return f"{self.key}~{self.errors}" if self.errors else self.key
+
+    def spent_by_child(self, usage: Usage) -> None:
+        self.spent += usage
+        self.budget.spend_tokens(usage.tokens)
 
     async def ask(self, run: Execution, request: ChatRequest, on_progress: Progress | None = None) -> Answer:
         """One question to a model, as the run's owner, within the run's budget. PolicyDenied, BudgetExceeded, errors of Models.ask."""

@@ -57,9 +57,10 @@ def exchange(said: Mapping[str, JSON], uses: Sequence[ToolUse], results: Sequenc
     calls = []
     for use in uses:
         arguments, wrong = arguments_of(use)
-        # Arguments that are no JSON would break the template of the next question at many endpoints.
+        # Arguments that are no JSON, and a name that no tool may have, would break the next question at many endpoints.
         text = use.arguments if wrong is None and use.arguments.strip() else json.dumps(arguments)
-        calls.append({"id": use.id, "type": "function", "function": {"name": use.name, "arguments": text}})
+        name = _ILLEGAL.sub("_", use.name)[:_LEGAL_LENGTH] or "none"
+        calls.append({"id": use.id, "type": "function", "function": {"name": name, "arguments": text}})
     told = [{"role": "tool", "tool_call_id": use.id, "content": text} for use, text in zip(uses, results, strict=True)]
     return [{"role": "assistant", "content": said["text"] or None, "tool_calls": calls}, *told]
 

@@ -265,6 +265,8 @@ class _Course:
         with run.waits.deadline(run.bench.clock() + bound), limit:
             return await self._outcome(a, follows)
         await run.cancel_children(self.path)
+        if a.child is not None and (head := await run.bench.store.get_head(a.child)) is not None:
+            a.spent_by_child(head.usage)
         if self.facts.timeout is None or (
             self.budget.limited and bound < self.facts.timeout and not self.facts.by_child
         ):

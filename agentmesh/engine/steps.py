@@ -253,11 +253,11 @@ async def child(
         )  # fmt: skip
         payload = {"run": started.id, "workflow": name} | ({"skill": skill} if skill else {})
         await run.journal.write(Entry(Kind.STEP_CHILD, a.path, a.number, payload))
-        head = started
+        head, a.child = started, started.id
         if not started.state.terminal:
             head = await run.wait_for_child(a.path, started.id, subscription if new else None)
-    a.spent += head.usage
-    a.budget.spend_tokens(head.usage.tokens)
+    a.child = None
+    a.spent_by_child(head.usage)
     if head.state is RunState.COMPLETED:
         return head.output
     error = head.error or {}

@@ -90,6 +90,21 @@ async def test_a_parent_that_has_spent_all_starts_no_child() -> None:
     assert run.state is RunState.FAILED
 
 
+async def test_what_a_child_spent_before_a_timeout_is_counted() -> None:
+    """As far as it is journaled."""
+
+    async def hang() -> None:
+        await anyio.sleep_forever()
+
+    inner = workflow("inner", ASK, {"id": "f", "python": "t:hang"}, input={"type": "object"})
+    of = mesh(workflow("w", {"id": "c", "workflow": "inner", "timeout": 0.3}), inner)
+    async with serving(of, model=ScriptedModel(say(6)), functions={"t:hang": hang}) as engine:
+        run = await finished(engine, "w")
+    assert run.error is not None
+    assert run.error["code"] == "timeout"
+    assert run.usage.tokens == 8
+
+
 async def test_seconds_of_a_child_that_waits_are_not_counted() -> None:
     """Only those in models and tools are: a parent with a second left may wait for a child for longer."""
 
