@@ -77,7 +77,8 @@ def kept_entries(run_id: str, entries: Sequence[Entry], keep: Sequence[str]) -> 
             raise Conflict(
                 f"step {undone} of run {run_id} was undone when the run failed; fork from {top(undone)} or an earlier step"
             )
-        payload = {name: value for name, value in entry.payload.items() if name != "usage"}
+        # A signal is known by its number in the journal of the run that got it.
+        payload = {name: value for name, value in entry.payload.items() if name not in ("usage", "signal")}
         rows.append(replace(entry, payload={**payload, COPIED: entry.payload.get(COPIED, run_id)}, seq=0))
     return rows
 

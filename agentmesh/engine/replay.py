@@ -142,11 +142,11 @@ class _Again(Execution):
             return
         with self._scope:
             found = await self._forth()
-        if found is None:  # cut off from outside, as the journal says: cancelled, or out of time
-            found = self._tape.way_back()
-            if found is None:
-                return
-            self._scope = anyio.CancelScope()
+        # Cancelled, or out of time, as the journal says: wherever the walk was, and though it may have come to its end meanwhile.
+        found = self._tape.way_back() or found
+        if found is None:
+            return
+        self._scope = anyio.CancelScope()
         if not isinstance(found, Entry):
             found = await self._back(found)
         await self._tape.write(found)

@@ -211,6 +211,27 @@ async def test_a_fork_that_fails_undoes_only_what_it_did() -> None:
         assert (await engine.history.replay(LOCAL, fork.id)).same
 
 
+async def test_a_fork_past_a_signal_takes_the_next_one_itself() -> None:
+    """The signal that the other run took has nothing to do with those that the fork is sent."""
+    hear = {"wait": {"signal": "go"}}
+    flow = workflow(
+        "w", {"id": "one", **hear}, {"id": "two", **hear}, output=["${{ steps.one.output }}", "${{ steps.two.output }}"]
+    )
+    async with desk(flow) as (engine, _):
+        run = await engine.runs.start(LOCAL, "w", {"text": "x"})
+        for value in (1, 2):
+            await engine.runs.signal(LOCAL, run.id, "go", value)
+        await engine.runs.wait(LOCAL, run.id)
+        fork = await engine.history.fork(LOCAL, run.id, from_step="two")
+        await engine.runs.signal(LOCAL, fork.id, "go", 3)
+        await engine.runs.wait(LOCAL, fork.id)
+        assert (await engine.runs.get(LOCAL, fork.id)).output == [1, 3]
+        copied = await journal(engine, fork, path="one")
+        # Its number is of the other journal: here another signal may have it.
+        assert copied
+        assert not any("signal" in entry.payload for entry in copied)
+
+
 async def test_the_same_key_forks_once() -> None:
     """Another run under that key is a conflict."""
     async with desk() as (engine, _):

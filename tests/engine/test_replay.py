@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.memory_model import ScriptedModel, use
+from agentmesh.core.casebook import Case
 from agentmesh.core.run import Entry, Kind, Run
 from agentmesh.engine import Engine
+from agentmesh.engine.casebook import Table
 from agentmesh.engine.definitions import Definition, load
+from agentmesh.engine.recording import Deck
 from agentmesh.engine.replay import Replayed, replay
 from agentmesh.errors import Fail, Retry
 from tests.engine.meshes import LOCAL, Clock, finished, mesh, serving, workflow
@@ -142,6 +146,19 @@ async def test_a_run_is_replayed_to_where_it_stands() -> None:
         assert bool(found.open) == (count < len(entries))
 
 
+@pytest.mark.parametrize("rows", [3, 8, 13, -1])
+async def test_a_canceled_run_replays(rows: int) -> None:
+    """Cancelled wherever it was, after its last step too; but not when nobody asked for it."""
+    run, entries, definition = await of_sort()
+    last = entries[rows - 1]
+    asked = Entry(Kind.RUN_CANCEL_REQUESTED, payload={"by": "local"}, seq=last.seq + 1, at=last.at)
+    end = Entry(Kind.RUN_CANCELED, payload={"by": "local"}, seq=last.seq + 2, at=last.at)
+    found = await replay(run, [*entries[:rows], asked, end], definition)
+    assert found.same, found.difference
+    unasked = await replay(run, [*entries[:rows], replace(end, seq=last.seq + 1)], definition)
+    assert not unasked.same
+
+
 async def test_failures_and_what_was_cut_off_replay() -> None:
     """A map that fails cuts its other items off; an error that is tolerated is a row like any."""
 
@@ -221,3 +238,29 @@ async def test_an_agents_conversation_is_gone_through_again() -> None:
     told = await replay(run, call, definition)
     assert told.difference is not None
     assert (told.difference.path, told.difference.message[:11]) == ("ask", "prompt_hash")
+
+
+async def test_a_replay_is_out_of_time_when_the_journal_says_so() -> None:
+    """The time of a block and of the run itself, though no clock goes."""
+    flow = workflow(
+        "w",
+        {
+            "id": "both",
+            "parallel": {"a": [{"id": "x", "wait": {"signal": "never"}}], "b": [{"id": "y", "set": 1}]},
+            "timeout": "10m",
+            "on_error": "continue",
+        },
+        {"id": "after", "set": "${{ steps.both.error.code }}"},
+        {"id": "long", "wait": "2d"},
+        deadline="1d",
+    )
+    late = Case.model_validate(
+        {"name": "late", "input": {"text": "x"}, "expect": {"state": "failed", "error": {"code": "deadline"}}}
+    )
+    played = await Table(mesh(flow), lambda clock: MemoryStore(clock=clock)).play("w", late, late.input, Deck([]))
+    assert played.failures == ()
+    assert played.run is not None
+    assert played.definition is not None
+    assert played.run.steps["after"].output == "timeout"
+    for found in await every_prefix(played.run, list(played.entries), played.definition):
+        assert found.same, found.difference
