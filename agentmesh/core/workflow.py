@@ -9,20 +9,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-Duration = str | float
-"""Seconds as a number, or `500ms`, `20s`, `5m`, `2h`, `3d`."""
+from agentmesh.core.validator import (
+    VALIDATORS,
+    ApproveSpec,
+    AskSpec,
+    Duration,
+    Judge,
+    Part,
+    ToolCheck,
+    Validator,
+    Vote,
+)
+
+__all__ = [
+    "COMPENSATE", "NAME", "STEP_ID", "VALIDATORS", "VERBS", "A2aTrigger", "AgentSpec", "ApproveSpec", "AskSpec", "Budget", "Cache",
+    "Case", "Compensation", "Duration", "HttpSpec", "Judge", "LlmSpec", "LoopSpec", "MapSpec", "McpTrigger", "OnError", "Retry_",
+    "Schedule", "SqlSpec", "Step", "ToolCheck", "Triggers", "Validator", "Vote", "WaitSpec", "WebhookTrigger", "Workflow", "seconds",
+]  # fmt: skip
 
 STEP_ID = r"^[a-z][a-z0-9_]{0,62}$"
 NAME = r"^[a-z][a-z0-9_-]{0,62}$"
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
-
-
-class LlmSpec(_File):
+class LlmSpec(Part):
     """A question to a model. With `output` decoding is constrained to the schema, and the answer checked again.
 
     With `tools` it is an agent: turns of the model and calls of tools, until the model answers or `max_turns` are used up.
@@ -48,106 +59,7 @@ class LlmSpec(_File):
     """Turns of the model in one attempt; None: 8. Belongs to `tools`."""
 
 
-class ToolCheck(_File):
-    """The validator `tool`: calls a tool; the output passes where `passes` holds over its `result`."""
-
-    name: str
-    """Of a tool of the mesh."""
-    with_: dict[str, Any] = Field({}, alias="with")
-    """Its arguments; templates, in which `output` is what the step yields."""
-    passes: str = "result.ok"
-    """CEL over `result` (the tool's output) besides the step's own names; boolean."""
-    path: str | None = None
-    """What was looked at, such as `output.reply`; None: the whole output."""
-
-
-class Judge(_File):
-    """The validator `judge`: a model scores the output against a rubric, from 0 to 1."""
-
-    model: str | None = None
-    """None: the mesh's `default_model`."""
-    rubric: str
-    """A template; what is judged is added after it."""
-    at_least: float = Field(0.7, ge=0, le=1)
-    """The score that passes."""
-    path: str | None = None
-    """What is judged, such as `output.reply`; None: the whole output."""
-    max_tokens: int = Field(256, ge=16)
-    """Of the judge's answer."""
-
-
-class Vote(_File):
-    """The validator `vote`: the same question asked again; enough of the samples must agree with the output."""
-
-    samples: int = Field(3, ge=2, le=25)
-    """In all, the output counted in."""
-    agree: int | None = Field(None, ge=2)
-    """At least so many of them; None: more than half."""
-    path: str | None = None
-    """What must agree, such as `output.queue`; None: the whole output."""
-    temperature: float | None = Field(None, ge=0, le=2)
-    """Of the further samples; None: the step's own, or 0.7 when that is 0 or not given."""
-
-
-class ApproveSpec(_File):
-    """A person says yes or no. Declined and expired fail the step with those codes."""
-
-    ask: str
-    """The question; a template."""
-    show: Any = None
-    """What the person decides about; a template."""
-    form: dict[str, Any] | None = None
-    """JSON Schema (an object) of values that the person fills in; None: yes or no is all."""
-    expires: Duration | None = None
-    """After so long without an answer the step fails with code `expired`; None: it waits for ever."""
-    path: str | None = None
-    """As a validator: what was approved, such as `output.reply`; None: the whole output."""
-
-
-class AskSpec(_File):
-    """`on_invalid: {ask: ...}`: a person gives the output that the model could not give; it is checked like the model's."""
-
-    question: str
-    """What is asked; a template."""
-    show: Any = None
-    """What the person sees with it; a template."""
-    expires: Duration | None = None
-    """After so long the step fails with code `expired`; None: it waits for ever."""
-
-
-class Validator(_File):
-    """Exactly one validator; `message` goes back to the model in a repair."""
-
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
-    """JSON Schema that the output must fit, besides its own."""
-    ensure: str | None = None
-    """An expression over `output` and what the step sees; it must be true."""
-    grounded: list[str] | None = None
-    """Paths such as `output.quotes`: each string there must stand in the text of `in`."""
-    in_: str | None = Field(None, alias="in")
-    """Expression for the text that `grounded` looks in; None: every string of the run's (or tool's) input."""
-    tool: ToolCheck | None = None
-    """A tool looks at the output."""
-    judge: Judge | None = None
-    """A model scores the output."""
-    vote: Vote | None = None
-    """The model is asked again, and enough of its answers agree."""
-    approve: ApproveSpec | None = None
-    """A person says yes to the output."""
-    message: str | None = None
-    """What goes back to the model when this does not pass; None: what the validator found."""
-
-    @property
-    def kind(self) -> str:
-        """The validator's name; the loader has made sure there is exactly one."""
-        return next(k for k in VALIDATORS if (k if k != "schema" else "schema_") in self.model_fields_set)
-
-
-VALIDATORS = ("schema", "ensure", "grounded", "tool", "vote", "judge", "approve")
-"""Cheapest first: the order in which a step's validators are asked."""
-
-
-class Retry_(_File):  # noqa: N801 - `Retry` is the error
+class Retry_(Part):  # noqa: N801 - `Retry` is the error
     """How often a step is tried in all, and how long apart. Backoff doubles each time."""
 
     attempts: int = Field(3, ge=1, le=100)
@@ -162,7 +74,7 @@ class Retry_(_File):  # noqa: N801 - `Retry` is the error
     """Codes of the errors that are tried again; None: those that say that trying again may help."""
 
 
-class AgentSpec(_File):
+class AgentSpec(Part):
     """A message to an agent of this mesh. The step's output is that of the workflow behind the skill.
 
     An object that is sent is the workflow's input; text fills the only text that its input requires.
@@ -176,7 +88,7 @@ class AgentSpec(_File):
     """A string becomes a text part, an object a data part."""
 
 
-class HttpSpec(_File):
+class HttpSpec(Part):
     """One HTTP request. Its output is `{status, headers, body}`; `body` is JSON where the answer says it is, else text.
 
     A status outside `expect` fails the step; 408, 425, 429 and 5xx may be tried again.
@@ -186,9 +98,9 @@ class HttpSpec(_File):
     """Other than GET and HEAD it is a write."""
     url: str
     """A template; what is filled in within it stays one part of the address, whatever it holds."""
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = Field({})
     """Values may hold secrets; they are filled in when the request is sent and recorded nowhere."""
-    query: dict[str, Any] = {}
+    query: dict[str, Any] = Field({})
     """Added to the address; a list adds the name once for each item, null not at all."""
     json_: Any = Field(None, alias="json")
     """The body, sent as JSON; a template."""
@@ -198,7 +110,7 @@ class HttpSpec(_File):
     """Statuses that are a success; None: 200 to 299."""
 
 
-class SqlSpec(_File):
+class SqlSpec(Part):
     """One statement on a database of `databases:`. Its output is `{rows: [{column: value}], count, truncated}`.
 
     Values come from the step's `with`, by name (`:customer`); an expression may not stand in the text. It may only read,
@@ -213,7 +125,7 @@ class SqlSpec(_File):
     """Rows handed on at most; `truncated` says that there were more."""
 
 
-class MapSpec(_File):
+class MapSpec(Part):
     """The step's `steps` for each item of a list; the output is the list of what each item's last step gave, in the order of `over`."""
 
     over: str
@@ -226,7 +138,7 @@ class MapSpec(_File):
     """`collect`: a failed item is null in the output, and the others go on."""
 
 
-class LoopSpec(_File):
+class LoopSpec(Part):
     """Rounds of `steps`, at most `max`. Inside, `loop.index` counts from 0 and `loop.last` is the last round's output, first null.
 
     The output is the last round's, null when there was none.
@@ -242,7 +154,7 @@ class LoopSpec(_File):
     """What becomes of a loop whose `until` (or `while`) never ended it; without either it simply stops."""
 
 
-class WaitSpec(_File):
+class WaitSpec(Part):
     """Exactly one of `for`, `until`, `signal`; `wait: 5m` is `wait: {for: 5m}`. A run that waits takes up nothing but a row.
 
     The output is the signal's value, and null after a time.
@@ -269,21 +181,21 @@ COMPENSATE = "compensate"
 """Id of what undoes a step: its path is `PATH/compensate`."""
 
 
-class OnError(_File):
+class OnError(Part):
     """What happens instead when a step fails: its output is theirs. They see `error` {code, message, path}."""
 
     steps: tuple[Step, ...] = Field(min_length=1)
     """The last one's output is the failed step's."""
 
 
-class Cache(_File):
+class Cache(Part):
     """Which answers are used again."""
 
     ttl: Duration | None = None
     """None: for ever."""
 
 
-class Case(_File):
+class Case(Part):
     """One branch of a `switch`."""
 
     when: str
@@ -292,7 +204,7 @@ class Case(_File):
     """What is done then."""
 
 
-class Step(_File):
+class Step(Part):
     """One step: an id, exactly one verb, and what stands around it."""
 
     id: str = Field(pattern=STEP_ID)
@@ -400,10 +312,9 @@ VERBS = (
     "tool", "llm", "python", "set", "agent", "switch", "map", "workflow",
     "http", "parallel", "loop", "wait", "approve", "sql",
 )  # fmt: skip
-BUILT_VERBS = VERBS[:8]
 
 
-class Schedule(_File):
+class Schedule(Part):
     """One `cron` entry."""
 
     schedule: str
@@ -418,11 +329,11 @@ class Schedule(_File):
     """What is longer ago is not caught up with."""
     jitter: Duration = 0.0
     """Each instant is delayed by up to so long, always by the same for the same workflow, entry and instant."""
-    input: dict[str, Any] = {}
+    input: dict[str, Any] = Field({})
     """Of the run; it must fit the workflow's input."""
 
 
-class WebhookTrigger(_File):
+class WebhookTrigger(Part):
     """`POST /webhooks/PATH` starts a run; its JSON body is the input. At least one of `token` and `key`.
 
     The run's key is the header Idempotency-Key, or `id_header`'s; the same key never starts two.
@@ -440,7 +351,7 @@ class WebhookTrigger(_File):
     """Where the sender names a delivery; None: only Idempotency-Key."""
 
 
-class A2aTrigger(_File):
+class A2aTrigger(Part):
     """The workflow is a skill of the mesh's agent: a message to it starts a run."""
 
     skill: str | None = None
@@ -451,14 +362,14 @@ class A2aTrigger(_File):
     """Messages, as the agent card shows them."""
 
 
-class McpTrigger(_File):
+class McpTrigger(Part):
     """The workflow is a tool: a call of it starts a run, and is a task for clients that know tasks."""
 
     name: str | None = None
     """Of the tool; None: the workflow's name."""
 
 
-class Triggers(_File):
+class Triggers(Part):
     """What starts a workflow besides `agentmesh run` and other workflows."""
 
     mcp: McpTrigger | None = None
@@ -471,7 +382,7 @@ class Triggers(_File):
     """The clock; a list of entries."""
 
 
-class Budget(_File):
+class Budget(Part):
     """Seconds are those in models and tools; waiting is not counted."""
 
     tokens: int | None = Field(None, ge=1)
@@ -480,7 +391,7 @@ class Budget(_File):
     """Of all models and tools together."""
 
 
-class Workflow(_File):
+class Workflow(Part):
     """A workflow file."""
 
     name: str = Field(pattern=NAME)
@@ -491,7 +402,7 @@ class Workflow(_File):
     """For people, and for the models of clients that choose among tools."""
     on: Triggers = Triggers()
     """What starts it."""
-    input: dict[str, Any] = {"type": "object"}
+    input: dict[str, Any] = Field({"type": "object"})
     """JSON Schema of the input, an object."""
     budget: Budget = Budget()
     """What a run may use up; the step that would go past it fails with code `budget`."""
@@ -507,7 +418,7 @@ class Workflow(_File):
     """Template of the run's output; None: the last step's output."""
     output_schema: dict[str, Any] | None = None
     """JSON Schema of the output, offered as the tool's outputSchema and checked; None: not declared."""
-    annotations: dict[str, Any] = {}
+    annotations: dict[str, Any] = Field({})
     """Of the tool, as MCP has them."""
 
 
