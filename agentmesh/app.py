@@ -10,6 +10,7 @@ are imported in a thread while the socket already listens (`Late`); requests tha
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import logging
@@ -167,12 +168,21 @@ def address(settings: Settings) -> str:
     return f"http://{host}:{settings.port}"
 
 
+def collect_rarely() -> None:
+    """Has the collector of cycles look at 10,000 new objects at a time, not at 700: a tenth of the time of a busy engine was its.
+
+    Nearly everything a run makes is freed without it; what is not waits a little longer.
+    """
+    gc.set_threshold(10_000, 20, 50)
+
+
 def serve(settings: Settings) -> None:
     """Serves the mesh of `settings.folder` until SIGTERM or SIGINT. Blocks; call it from the main thread.
 
     ProjectError when its files have faults, ServeError when the address cannot be had, StoreLocked when it is served
     already.
     """
+    collect_rarely()
     check_bind(settings.host)
     mesh = load_mesh(settings.folder, settings.secrets)
     telemetry.set_up(settings.log_level, settings.secrets.values.values())

@@ -26,6 +26,7 @@ import uvloop
 
 from agentmesh.adapters.memory_model import ScriptedModel
 from agentmesh.adapters.sql.store import open_store
+from agentmesh.app import collect_rarely
 from agentmesh.core.mesh import Mesh, MeshFile, assemble
 from agentmesh.core.policy import Principal
 from agentmesh.core.workflow import Workflow
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--waiting", type=int, default=WAITING, help="fewer for a try; nothing is written then")
     asked = parser.parse_args()
     each = min(EACH, asked.waiting // 4)
+    collect_rarely()  # as the server does
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         result = uvloop.run(measure(Path(folder), asked.waiting, each))
     resident, late = result["memory_mb"]["all_waiting"], result["late_seconds"]

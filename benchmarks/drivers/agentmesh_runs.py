@@ -20,6 +20,7 @@ import timing
 from agentmesh.adapters.memory_model import ScriptedModel
 from agentmesh.adapters.sql import database
 from agentmesh.adapters.sql.store import open_store
+from agentmesh.app import collect_rarely
 from agentmesh.core.mesh import Mesh, MeshFile, assemble
 from agentmesh.core.policy import Principal
 from agentmesh.core.run import RunState
@@ -87,4 +88,5 @@ def settings(url: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    collect_rarely()  # as the server does
     timing.main(opened)

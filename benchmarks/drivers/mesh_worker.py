@@ -18,6 +18,7 @@ import work
 
 from agentmesh.adapters.memory_model import ScriptedModel
 from agentmesh.adapters.sql.store import open_store
+from agentmesh.app import collect_rarely
 from agentmesh.core.mesh import Mesh, MeshFile, assemble
 from agentmesh.core.workflow import Workflow
 from agentmesh.engine import build_engine
@@ -59,4 +60,5 @@ if __name__ == "__main__":
     parser.add_argument("--store", required=True)
     parser.add_argument("--concurrency", type=int, required=True)
     asked = parser.parse_args()
+    collect_rarely()  # as the server does
     uvloop.run(main(asked.store, asked.concurrency))
