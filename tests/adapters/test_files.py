@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -125,6 +126,15 @@ def test_the_shipped_files_fit_the_published_schemas() -> None:
     for kind, path in files:
         document = read_yaml(path.read_bytes(), path.name)
         assert list(validator(schemas()[kind]).iter_errors(document.value)) == [], path
+
+
+def test_the_published_schemas_are_current() -> None:
+    """What stands in agentmesh/schemas/ is what `agentmesh check --schemas` writes, and every key of it is described."""
+    for kind, schema in schemas().items():
+        name = "mesh" if kind == "agentmesh.yaml" else kind
+        assert json.loads((ROOT / "agentmesh" / "schemas" / f"{name}.json").read_text()) == schema
+    parts = schemas()["workflow"]["$defs"] | {"Workflow": schemas()["workflow"]}
+    assert [(n, k) for n, p in parts.items() for k, v in p["properties"].items() if "description" not in v] == []
 
 
 def test_the_schemas_refuse_what_check_refuses() -> None:
