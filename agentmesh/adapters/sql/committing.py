@@ -122,9 +122,10 @@ class Committer:
                         continue  # two servers may have met over one key: the second try finds what the other wrote
                     return self._one_by_one(batch, error)
                 self._down = True
-                if self._only_writer and "i/o error" in str(failed.orig).lower():
+                if not self._only_writer or "i/o error" in str(failed.orig).lower():
+                    # Another address may lead now. What SQLite holds in memory of a file with errors is not to be trusted.
                     self._hurried = False
-                    self._engine.dispose()  # what SQLite holds in memory of such a file is not to be trusted
+                    self._engine.dispose()
                 if current.committing and not self._only_writer:  # SQLite rolls back a commit that failed
                     written = self._written(current, until)
                     if written is None:

@@ -27,6 +27,10 @@ from agentmesh.errors import StoreError, StoreTooNew
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 5.0
 """How long a statement waits for another process that holds SQLite's own lock (a backup, a shell)."""
+OLDEST_SQLITE = (3, 35, 0)
+"""The first that drops a column, and that keeps what a common table expression found."""
+KEPT_LOG = 64 * 1024 * 1024
+"""Bytes that SQLite's log keeps after it was larger, as it becomes while a backup reads."""
 
 _POSTGRES: dict[str, Any] = {
     "connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
@@ -88,6 +92,7 @@ def connect(url: URL, *, reader: bool = False, pool: int = 1, hasty: bool = True
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA journal_size_limit={KEPT_LOG}")
         if reader:
             connection.execute("PRAGMA query_only=ON")
 
@@ -157,6 +162,12 @@ def create(connection: Connection) -> None:
 
 
 def _verify(connection: Connection) -> None:
+    known = connection.dialect.dbapi.sqlite_version_info  # type: ignore[union-attr]
+    if known < OLDEST_SQLITE:
+        raise StoreError(
+            f"Python's SQLite is {'.'.join(map(str, known))}, and {'.'.join(map(str, OLDEST_SQLITE))} is needed; "
+            "use a Python that was built with a newer one."
+        )
     mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
     level = connection.exec_driver_sql("PRAGMA synchronous").scalar()
     if mode != "wal" or level != 2:  # 2 is FULL
@@ -168,6 +179,7 @@ def _verify(connection: Connection) -> None:
 
 _SENTENCES = (
     ("disk is full", "the disk is full; free some space and start again"),
+    ("no space left", "the disk is full; free some space and start again"),
     ("disk i/o error", "the disk reports an error; check it, then restore the file from a backup if it is damaged"),
     ("not a database", "the file is not a SQLite database; name another in `store:`, or restore it from a backup"),
     ("malformed", "the file is damaged; restore it from a backup"),
