@@ -125,7 +125,7 @@ def _check(step: str, name: str, value: JSON, revisions: Mapping[str, str]) -> N
         raise InvalidInput(
             f"step {step}: there is no model {value!r} in agentmesh.yaml; there are {', '.join(sorted(revisions)) or 'none'}"
         )
-    if name in ("prompt", "system") and isinstance(value, str):
+    if name in ("prompt", "system") and isinstance(value, str) and "${{" in value:
         try:
             names(value)
         except ExpressionError as error:

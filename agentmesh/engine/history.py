@@ -17,7 +17,7 @@ from agentmesh.core.store import Store
 from agentmesh.core.workflow import seconds
 from agentmesh.engine import export, fork
 from agentmesh.engine.bus import Bus
-from agentmesh.engine.definitions import Definition, Definitions
+from agentmesh.engine.definitions import Definition, Definitions, steps_of
 from agentmesh.engine.difference import Side, compare
 from agentmesh.engine.export import Exported
 from agentmesh.engine.guard import Guard, owns, resource_of
@@ -80,7 +80,8 @@ class History:
 
         `input` None: the same. `changes`: of `llm` steps, {step: {prompt, system, model, temperature, max_tokens, seed}}. `today`: by the
         mesh's files as they are now, else by the definition the run was pinned to. The run is durable when this returns; it has an id and
-        idempotency keys of its own, and does nothing again that was kept. Conflict when a kept step has not ended, or was undone.
+        idempotency keys of its own, and does nothing again that was kept. Needs runs.start, and models.chat where a prompt or model is
+        changed. Conflict when a kept step has not ended, or was undone.
         """
         run = await self._runs.get(principal, run_id)
         given = run.input if input is None else input
@@ -90,6 +91,10 @@ class History:
             states = self._models.status()
             revisions = {name: states[name].revision if name in states else "" for name in self._mesh.file.models}
             definition = fork.changed(definition, changes, revisions)
+            for step in steps_of(definition.workflow):
+                if step.id in changes and step.llm is not None:  # who words a prompt asks the model
+                    model = self._models.name(step.llm.model or definition.default_model)
+                    self._guard.authorize(principal, Action("models.chat", f"model:{model}"))
         require_input(definition.workflow.input, given)
         keep = fork.kept_steps(definition.workflow, from_step)
         fork.same_steps(definition.workflow, keep)

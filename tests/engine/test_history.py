@@ -115,6 +115,27 @@ async def test_a_fork_asks_another_prompt_or_model() -> None:
         assert is_same(await engine.history.diff(LOCAL, run.id, run.id))
 
 
+async def test_who_words_a_prompt_must_be_allowed_to_ask_the_model() -> None:
+    """To start a workflow is not to change what it asks."""
+    policy = PolicyFile.model_validate({
+        "name": "p", "roles": {"r": {"subjects": ["token:*"]}, "chatty": {"subjects": ["token:c"]}},
+        "rules": [{"allow": ["runs.*", "tools.*"], "to": ["r"]}, {"allow": "models.chat", "to": ["chatty"]}],
+    })  # fmt: skip
+    async with serving(
+        mesh(DESK, policies=(policy,)), model=replying(), functions={"t:send": lambda text: 1}
+    ) as engine:
+        quiet, chatty = Principal("token:q"), Principal("token:c")
+        for who in (quiet, chatty):
+            run = await engine.runs.start(who, "desk", {"text": "x"})
+            await engine.runs.wait(who, run.id)
+            changes = {"draft": {"prompt": "Tell me a joke"}}
+            if who is quiet:
+                with pytest.raises(PolicyDenied, match=r"models\.chat"):
+                    await engine.history.fork(who, run.id, changes=changes)
+            else:
+                assert (await engine.history.fork(who, run.id, changes=changes)).forked_from == run.id
+
+
 async def test_what_a_fork_kept_is_no_difference() -> None:
     """Its tokens were spent by the other run, and are not told as saved."""
     flow = workflow(
