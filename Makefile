@@ -29,7 +29,7 @@ test-real: .venv/.set-up ## Run the tests on the real stack: Ray, vLLM, sockets
 
 faults: .venv/.set-up ## Break a served mesh and its databases on purpose, and simulate a minute of schedules (a quarter of an hour)
 	$(py) -m tests.simulation --seconds 60
-	$(py) -m pytest -q -m faults
+	$(py) -m tests.faults
 
 check: .venv/.set-up ## Lint (ruff) and strict types (mypy)
 	$(py) -m ruff check .

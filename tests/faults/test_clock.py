@@ -50,7 +50,7 @@ async def engine_on(
         opened = await stack.enter_async_context(open_store(store, folder, clock=clock))
         engine = build_engine(
             of, opened, ScriptedModel([]), clock=clock, random=random.Random(1), functions=functions.__getitem__,
-            lease=3.0, heartbeat=1.0,
+            lease=1.5, heartbeat=0.5,
         )  # fmt: skip
         group = await stack.enter_async_context(anyio.create_task_group())
         await group.start(engine.worker.run)
@@ -92,7 +92,7 @@ async def test_set_while_a_run_works(store: str, tmp_path: Path, off: float) -> 
         run = await engine.runs.start(LOCAL, "gated", {})
         await gate.begun.wait()
         clock.off = off
-        with anyio.move_on_after(5):  # past the lease: heartbeats must have kept it
+        with anyio.move_on_after(2.5):  # past the lease: heartbeats must have kept it
             await engine.runs.wait(LOCAL, run.id)
         gate.open.set()
         assert (await _ended(engine, run)).state is RunState.COMPLETED
@@ -128,7 +128,7 @@ async def test_two_servers_whose_clocks_differ(postgres_url: str, tmp_path: Path
         await right.begun.wait()
         second = await other.runs.start(LOCAL, "gated", {})
         await wrong.begun.wait()
-        with anyio.move_on_after(5):
+        with anyio.move_on_after(2.5):
             await one.runs.wait(LOCAL, first.id)
         right.open.set()
         wrong.open.set()
@@ -142,7 +142,7 @@ async def test_a_short_wait_where_the_clock_is_off(store: str, tmp_path: Path, o
     """A timer and a signal's patience are measured on the server's own clock, wherever it stands; nobody writes rows without an end."""
     steps = (
         {"id": "nap", "wait": 0.3},
-        {"id": "long", "wait": 7},
+        {"id": "long", "wait": 5.5},
         {"id": "go", "wait": {"signal": "go", "expires": "1h"}},
     )
     async with engine_on(store, tmp_path, mesh(workflow("naps", *steps, **ANY)), Machine(off)) as engine:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.schedule import Report, simulate
 
@@ -37,11 +39,28 @@ def play(seconds: float, first: int, verbs: frozenset[str] | None = None) -> tup
     return played, kinds, broken
 
 
+def play_at_once(
+    jobs: int, seconds: float, first: int, verbs: frozenset[str] | None
+) -> tuple[int, Counter[str], list[Report]]:
+    """`play` in so many processes, each with seeds of its own."""
+    if jobs == 1:
+        return play(seconds, first, verbs)
+    starts = [first + number * 10_000_000 for number in range(jobs)]
+    played, kinds, broken = 0, Counter[str](), []
+    with ProcessPoolExecutor(jobs) as pool:
+        for count, found, faulty in pool.map(play, [seconds] * jobs, starts, [verbs] * jobs):
+            played += count
+            kinds.update(found)
+            broken += faulty
+    return played, kinds, broken
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
     parser.add_argument("--seed", type=int, help="play this one, and tell all of it")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--from", type=int, dest="first", help="the first seed; drawn otherwise")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that play")
     parser.add_argument("--verbs", help="only these, with commas between")
     given = parser.parse_args()
     verbs = frozenset(given.verbs.split(",")) if given.verbs else None
@@ -55,7 +74,7 @@ def main() -> int:
         return bool(report.faults)
     first = given.first if given.first is not None else random.SystemRandom().randrange(1 << 31)
     begun = time.monotonic()
-    played, kinds, broken = play(given.seconds, first, verbs)
+    played, kinds, broken = play_at_once(given.jobs, given.seconds, first, verbs)
     rate = played / (time.monotonic() - begun) * 60
     for report in broken:
         tell(report, whole=False)

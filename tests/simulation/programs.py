@@ -91,7 +91,8 @@ class Generator:
         step: dict[str, Any] = {"id": f"s{self._number}"}
         simple: dict[str, Callable[[dict[str, Any], int], None]] = {
             "set": self._set, "http": self._http, "python": self._python, "tool": self._tool, "llm": self._llm,
-            "timer": self._timer, "signal": self._signal, "approve": self._approve, "broken": self._broken,
+            "agent": self._agent, "slow": self._slow, "timer": self._timer, "signal": self._signal,
+            "approve": self._approve, "broken": self._broken,
         }  # fmt: skip
         blocks = {"map": self._map, "parallel": self._parallel, "switch": self._switch, "loop": self._loop}
         names = [name for name in simple if self._may(name)]
@@ -136,6 +137,18 @@ class Generator:
 
     def _llm(self, step: dict[str, Any], times: int) -> None:
         step |= GRADED
+
+    def _agent(self, step: dict[str, Any], times: int) -> None:
+        prompt = f"agent {step['id']}"
+        step["llm"] = {"prompt": prompt, "tools": ["desk.*"], "max_turns": 5, "output": GRADED["llm"]["output"]}
+
+    def _slow(self, step: dict[str, Any], times: int) -> None:
+        """Its answer comes long after its timeout."""
+        step |= {
+            "http": {"method": "POST", "url": f"http://up/slow/{step['id']}"},
+            "timeout": 2,
+            "on_error": "continue",
+        }
 
     def _timer(self, step: dict[str, Any], times: int) -> None:
         step["wait"] = {"for": self._rng.choice((0.01, 1, 4.9, 7, 20))}

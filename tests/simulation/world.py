@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 
 from agentmesh.adapters.memory import MemoryStore
+from agentmesh.adapters.memory_model import Said, use
 from agentmesh.core.model import ChatRequest
 from agentmesh.core.outside import HttpAnswer, HttpRequest
 from agentmesh.errors import NotSent, StoreError, Unanswered
@@ -108,7 +109,9 @@ class Outside:
         self._world = life.world
 
     async def send(self, request: HttpRequest) -> HttpAnswer:
-        """`http://up/KIND/STEP`: `do` works; `lose` does it and loses each key's first answer; `away` refuses each key's first two."""
+        """`http://up/KIND/STEP`: `do` works; `lose` does it and loses each key's first answer; `away` refuses each key's first two;
+        `slow` does it and takes a minute.
+        """
         key = next((v for k, v in request.headers.items() if k.lower() == "idempotency-key"), "no key")
         kind, _, step = request.url.removeprefix("http://up/").partition("/")
         await self._life.gate()
@@ -118,6 +121,8 @@ class Outside:
                 raise NotSent("nobody listens there")
         self._do(key, step)
         await self._life.gate()
+        if kind == "slow":
+            await self._life.gate(60)
         if kind == "lose" and self._world.effects.done[key] == 1:
             raise Unanswered("the answer was lost")
         return HttpAnswer(200, {"content-type": "application/json"}, {"step": step})
@@ -134,9 +139,15 @@ class Outside:
         await self._life.gate()
         raise ValueError("this never works")
 
-    async def model(self, request: ChatRequest) -> Mapping[str, Any]:
-        """Grades: wrong at first, right when told so."""
+    async def model(self, request: ChatRequest) -> Said:
+        """Grades: wrong at first, right when told so. `agent STEP`: two calls of a tool, then one, then the grade."""
         await self._life.gate()
+        kind, _, step = str(request.messages[0].get("content")).partition(" ")
+        if kind == "agent":
+            turn = sum(message["role"] == "assistant" for message in request.messages)
+            if turn < 2:
+                return [use("desk.act", step=f"{step} turn {turn} call {n}") for n in range(2 - turn)]
+            return {"grade": 5}
         return {"grade": 0 if len(request.messages) <= 1 else 5}
 
     async def sleep(self, seconds: float) -> None:
