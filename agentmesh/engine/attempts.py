@@ -119,6 +119,8 @@ class Try:
     prior: Payload | None = None
     due: float = 0.0
     """Unix seconds."""
+    delay: float = 0.0
+    """Seconds that were meant: a clock that was set back meanwhile does not make it more."""
     sample: int = 0
     errors: int = 0
     recheck: Payload | None = None
@@ -238,13 +240,12 @@ class Plan:
             self._tries = (*self._tries, (self._stage.why, payload))
         if not self._may_retry(error, recheck is not None) or self._errors >= self._retry.attempts:
             return GiveUp({k: v for k, v in error.items() if k not in ("retry", "after")})
-        due = payload.get("retry_at")
-        if due is None:
-            delay = min(seconds(self._retry.backoff) * 2 ** (self._errors - 1), seconds(self._retry.max_backoff))
-            delay *= 1 + self._retry.jitter * share(f"{self._key}#{self._errors}")
-            due = now + max(delay, error.get("after") or 0.0)
+        delay = min(seconds(self._retry.backoff) * 2 ** (self._errors - 1), seconds(self._retry.max_backoff))
+        delay *= 1 + self._retry.jitter * share(f"{self._key}#{self._errors}")
+        delay = max(delay, error.get("after") or 0.0)
+        due = payload.get("retry_at") or now + delay
         return Try(
-            Why.RETRY, self._stage.model, self._prior, due, self._sample, self._errors, recheck, self._tries
+            Why.RETRY, self._stage.model, self._prior, due, delay, self._sample, self._errors, recheck, self._tries
         )  # fmt: skip
 
     def _may_retry(self, error: Mapping[str, JSON], only_check: bool) -> bool:

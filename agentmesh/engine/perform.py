@@ -196,7 +196,7 @@ class _Course:
     async def _try(self, follows: Try) -> tuple[dict[str, JSON], Done | None]:
         run, facts, made = self.run, self.facts, self.made is not None
         if follows.due:
-            await run.wait_until(follows.due)
+            await run.wait_until(min(follows.due, run.bench.clock() + follows.delay))
         cut_off, self._cut_off = self._cut_off, False
         if not made or follows is not _FIRST:
             self._number += 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import anyio
 import pytest
 
+from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.memory_model import ScriptedModel
 from agentmesh.core.context import Context
 from agentmesh.core.question import questions
@@ -16,6 +18,7 @@ from agentmesh.engine import Engine
 from agentmesh.engine.attempts import GiveUp, Plan, Try, share
 from agentmesh.errors import Fail, ModelUnavailable, NotSent, Retry, Unanswered
 from tests.engine.meshes import LOCAL, Clock, finished, journal, mesh, serving, workflow
+from tests.engine.test_resume import Mortal
 
 pytestmark = pytest.mark.anyio
 
@@ -107,6 +110,47 @@ async def test_the_time_of_the_next_try_is_journaled() -> None:
     assert run.output == 2
     assert first.payload["retry_at"] == begun + 4
     assert clock.slept == [4]
+
+
+class Frozen(Clock):
+    """A clock whose sleepers sleep until it is thawed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asleep = anyio.Event()
+        self.thawed = False
+
+    async def sleep(self, seconds: float) -> None:
+        if not self.thawed:
+            self.asleep.set()
+            await anyio.sleep_forever()
+        await super().sleep(seconds)
+
+
+@pytest.mark.parametrize(("moved", "slept"), [(0, 4), (1, 3), (-86_400 * 365, 4), (86_400 * 365, 0)])
+async def test_a_restart_neither_shortens_nor_prolongs_a_wait(moved: float, slept: float) -> None:
+    """Nor does a clock that was set back meanwhile; one that was set forward ends it."""
+    calls = 0
+
+    async def f() -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise Retry("not yet")
+        return calls
+
+    clock = Frozen()
+    step = {"id": "f", "python": "t:f", "effect": "read", "retry": {"backoff": 4, "jitter": 0}}
+    async with MemoryStore(clock=clock) as store:
+        of = mesh(workflow("w", step))
+        async with serving(of, functions={"t:f": f}, clock=clock, store=Mortal(store, 99, made=True)) as engine:
+            run = await engine.runs.start(LOCAL, "w", {"text": "hello"})
+            await clock.asleep.wait()
+        clock.thawed = True
+        clock.now += moved
+        async with serving(of, functions={"t:f": f}, clock=clock, store=Mortal(store, 99, made=True)) as engine:
+            assert (await engine.runs.wait(LOCAL, run.id)).output == 2
+    assert sum(clock.slept) == slept
 
 
 @pytest.mark.parametrize(("error", "calls"), [(NotSent("x"), 2), (Unanswered("x"), 1), (Fail("x"), 1)])
