@@ -7,6 +7,7 @@ do not exist in it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -76,6 +77,27 @@ def _key(value: Any) -> Any:
     return value
 
 
+class _Steps(threading.local):
+    """References that the validation now going on may still follow."""
+
+    left = 0
+
+
+_steps = _Steps()
+
+
+class _TooLong(Exception):
+    """Stays in this module."""
+
+
+def _reference(validator: Any, reference: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    """Counted: where two branches of an `anyOf` go on by the same reference, each level of a value doubles the work."""
+    _steps.left -= 1
+    if _steps.left < 0:
+        raise _TooLong
+    yield from Draft202012Validator.VALIDATORS["$ref"](validator, reference, instance, schema)
+
+
 _Validator: Any = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
     {
@@ -83,12 +105,16 @@ _Validator: Any = extend(  # type: ignore[no-untyped-call]
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
+        "$ref": _reference,
     },
 )
 
 
 MAX_VALUES = 100_000
 """Values in what a schema is applied to: each costs microseconds, and nothing else runs meanwhile."""
+MAX_STEPS = 10_000
+"""References that one validation follows, besides some for each value."""
+_PER_VALUE = 4
 
 
 class Validator:
@@ -100,18 +126,23 @@ class Validator:
         self._inner = _Validator(schema, registry=Registry())
 
     def iter_errors(self, value: Any) -> Iterator[ValidationError]:
-        if _over(value, MAX_VALUES):
+        held = _count(value, MAX_VALUES)
+        if held > MAX_VALUES:
             yield ValidationError(f"has more than {MAX_VALUES:,} values; hand on less, or text")
-        else:
+            return
+        _steps.left = MAX_STEPS + _PER_VALUE * held
+        try:
             yield from self._inner.iter_errors(value)
+        except _TooLong:
+            yield ValidationError("takes too long to check: too many branches of its schema go on by one reference")
 
     def is_valid(self, value: Any) -> bool:
         return next(self.iter_errors(value), None) is None
 
 
-def _over(value: Any, most: int) -> bool:
-    """Whether a value has more values in it; stops counting when it has."""
-    waiting = [value]
+def _count(value: Any, most: int) -> int:
+    """Values in lists and objects in a value; stops counting past `most`."""
+    waiting, found = [value], 0
     while waiting:
         one = waiting.pop()
         if isinstance(one, Mapping):
@@ -120,11 +151,11 @@ def _over(value: Any, most: int) -> bool:
             inner = one
         else:
             continue
-        most -= len(one)
-        if most < 0:
-            return True
+        found += len(one)
+        if found > most:
+            break
         waiting += [v for v in inner if isinstance(v, (dict, list))]
-    return False
+    return found
 
 
 def validator(schema: Any) -> Validator:

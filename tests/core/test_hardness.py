@@ -220,6 +220,19 @@ def test_a_schema_is_not_applied_to_more_than_it_can_hold(schema: Any, value: An
         assert not validator(schema).is_valid(value)
 
 
+def test_a_schema_whose_branches_meet_again_does_not_double_at_each_level() -> None:
+    """A tree of `and` and `or` looks harmless: each branch goes on by the same reference. Long lists of references are no harm."""
+    arm = "{type: object, properties: {kind: {const: %s}, args: {type: array, items: {$ref: '#/$defs/n'}}}, required: [kind]}"
+    text = f"{{$ref: '#/$defs/n', $defs: {{n: {{anyOf: [{arm % 'and'}, {arm % 'or'}]}}}}}}"
+    tree = validator(read_yaml(text.encode(), "f").value)
+    value: dict[str, Any] = {"kind": "and"}
+    for _ in range(60):
+        value = {"kind": "or", "args": [value]}
+    with quickly():
+        assert ["too long" in error.message for error in tree.iter_errors(value)] == [True]
+        assert tree.is_valid({"kind": "or", "args": [{"kind": "and", "args": [{"kind": "or"}] * 5}] * 300})
+
+
 def test_items_are_unique_as_json_means_it() -> None:
     """1 is 1.0, and not true; objects are equal whatever their order."""
     unique = validator({"uniqueItems": True})
