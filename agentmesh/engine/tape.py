@@ -80,6 +80,9 @@ class Tape(Journal):
         for entry in entries:
             await self._write(entry)
 
+    def hold(self, *entries: Entry, put: Mapping[tuple[str, str], Any] | None = None) -> None:
+        raise RuntimeError("a replay makes no attempt of its own; its rows must be able to wait for their turn")
+
     async def flush(self, *, wait: bool = False) -> None:
         """Nothing is held back."""
 
