@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -11,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from agentmesh.core.run import Kind
-from tests.faults.served import ROOT, check_journal
+from tests.faults.served import ROOT, Served, check_journal
 from tests.faults.upstream import Upstream
 
 MOST = 200
@@ -122,3 +124,19 @@ def test_every_boundary_of_undo(rounds: Rounds, upstream: Upstream, side: str) -
 def test_random_boundaries_again_and_again(rounds: Rounds, upstream: Upstream, seed: int) -> None:
     """Processes that die one after another, five at most, still finish the run between them."""
     _check(rounds.play("order", f"random:{seed}"), upstream, f"random:{seed}", state="completed")
+
+
+def test_the_environment_names_the_boundary(folder: Path, upstream: Upstream) -> None:
+    """AGENTMESH_CRASH_AT kills a served mesh there, and a start without it goes on from there."""
+    with Served(folder, AGENTMESH_LEASE="2") as server:
+        server.start(crash_at="after:step.completed")
+        try:
+            server.run("steady", key="only")
+        except httpx.HTTPError:
+            pass  # it may die before it answers
+        assert server.process.wait(30) == -signal.SIGKILL
+        server.start()
+        run = server.ended(server.run("steady", key="only")["id"])
+        assert run["state"] == "completed"
+        check_journal(server.journal(run["id"]))
+        assert upstream.keys(run["id"]).keys() == {"one", "two", "three"}
