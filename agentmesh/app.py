@@ -42,6 +42,7 @@ from agentmesh.adapters.model_child import ModelChild
 from agentmesh.adapters.openai_http import OpenAiHttp
 from agentmesh.adapters.sql.databases import SqlDatabases
 from agentmesh.adapters.sql.store import open_store
+from agentmesh.core.check import same_database
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.store import Store
 from agentmesh.engine import Engine, build_engine
@@ -150,8 +151,15 @@ async def open_app(
 
 
 def store_of(settings: Settings, mesh: Mesh, clock: Callable[[], float] = time.time) -> Store:
-    """The mesh's store, not opened yet; with `settings.crash_at` one that kills this process at that boundary."""
-    store: Store = open_store(settings.store or mesh.file.store, settings.folder, clock=clock)
+    """The mesh's store, not opened yet; with `settings.crash_at` one that kills this process at that boundary.
+
+    ServeError when a database that `sql` steps may reach is that very store, which AGENTMESH_STORE may make it.
+    """
+    url = settings.store or mesh.file.store
+    for name, other in mesh.file.databases.items():
+        if same_database(other, url, settings.folder):
+            raise ServeError(f"databases.{name} is the mesh's own store, where runs live; steps may not reach it")
+    store: Store = open_store(url, settings.folder, clock=clock)
     if settings.crash_at is None:
         return store
     from agentmesh.adapters.crash import crashing

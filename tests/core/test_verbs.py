@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from agentmesh.adapters.files import load_mesh
+from agentmesh.app import store_of
+from agentmesh.errors import ServeError
+from agentmesh.settings import Secrets, Settings
 from tests.core.test_check import DESK, MESH, faults, flow
 
 HOSTED = MESH.replace("default_model", "  big: {url: http://127.0.0.1:1/v1, model: y}\ndefault_model")
@@ -431,3 +435,12 @@ def test_tools_may_ask_over_http(tmp_path: Path) -> None:
         "input has no 'cty'; did you mean 'city'?",
         "steps.a.output has no 'degres'; did you mean 'degrees'?",
     ]
+
+
+def test_the_store_of_the_environment_is_no_database_either(tmp_path: Path) -> None:
+    """AGENTMESH_STORE may name what a step may reach: the server does not start."""
+    files = {"agentmesh.yaml": MESH + "databases: {orders: 'sqlite:///orders.db'}\n"}
+    assert faults(tmp_path, files) == []
+    mesh = load_mesh(tmp_path, Secrets())
+    with pytest.raises(ServeError, match="databases.orders is the mesh's own store"):
+        store_of(Settings(tmp_path, store="sqlite:///./orders.db"), mesh)
