@@ -442,5 +442,5 @@ def test_the_store_of_the_environment_is_no_database_either(tmp_path: Path) -> N
     files = {"agentmesh.yaml": MESH + "databases: {orders: 'sqlite:///orders.db'}\n"}
     assert faults(tmp_path, files) == []
     mesh = load_mesh(tmp_path, Secrets())
-    with pytest.raises(ServeError, match="databases.orders is the mesh's own store"):
+    with pytest.raises(ServeError, match="orders is the mesh's own store"):
         store_of(Settings(tmp_path, store="sqlite:///./orders.db"), mesh)
