@@ -7,7 +7,9 @@ connection says) and on a PostgreSQL that this script starts (fsync and synchron
 the peers in environments of their own; each round goes through all of them in turn. Steps are counted in the database afterwards.
 
 What each promises is not the same, and the table says it: `strict` systems have each step on the disk before the next one begins.
-AgentMesh is measured in both ways, and so is LangGraph. The last line compares AgentMesh with the best peer of either kind, by the
+AgentMesh is measured in both ways, and so is LangGraph. AgentMesh commits together what belongs together, so that it matters to it
+(and not to the peers) whether a step waits for anything: trivial steps do not, and one more row says what becomes of those that do. The
+last line compares AgentMesh with the best peer of either kind, by the
 worse of the two ratios (16 and 256 at once); the strict ratio stands beside it.
 """
 
@@ -73,8 +75,12 @@ _LANGGRAPH_SHARED = "SELECT count(*) FROM checkpoints WHERE (metadata->>'step'):
 ENTRANTS = (
     Entrant(
         "AgentMesh", "agentmesh_runs", "read", False,
-        "a reading step's end is handed to the writing thread before the next step begins, and is committed before a step that writes, "
-        "and before the caller hears of the end", _OURS,
+        "steps that only read: a run's rows are handed to the writing thread whenever the run waits for anything, and are committed "
+        "before a step that writes, and before the caller hears of the end; these steps never wait, so a run's go together", _OURS,
+    ),
+    Entrant(
+        "AgentMesh, steps that yield", "agentmesh_runs", "yield", False,
+        "the same, but each step gives way to others once, so that each is handed over by itself", _OURS,
     ),
     Entrant(
         "AgentMesh strict", "agentmesh_runs", "write", True,

@@ -1,7 +1,9 @@
 """AgentMesh's driver: `runs.start` and `runs.wait` of the engine, as every edge calls them.
 
---mode read: steps that say `effect: read`. A step's end is handed to the store's thread before the next step begins, and committed with
-whatever waits there, at the latest before the caller hears of the run's end.
+--mode read: steps that say `effect: read`. A run's rows are handed to the store's thread whenever the run waits for anything, and are
+committed with whatever waits there: before any step that writes, and before the caller hears of the run's end. Steps that never
+wait, as these, are therefore handed over together. --mode yield: the same, but each step gives way once (`asyncio.sleep(0)`), so that
+each is handed over by itself.
 --mode write: steps that may change the world, the default of a `python` step. An intent is committed before each, together with the
 end of the step before it: every step is durable before the next begins.
 """
@@ -9,7 +11,8 @@ end of the step before it: every step is durable before the next begins.
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -36,9 +39,21 @@ async def step(n: int) -> dict[str, int]:
     return {"n": n}
 
 
+async def yielding(n: int) -> dict[str, int]:
+    """The same, but others come first."""
+    await asyncio.sleep(0)
+    return {"n": n}
+
+
+MODES: dict[str, tuple[str, Callable[[int], Awaitable[dict[str, int]]]]] = {
+    "read": ("read", step), "yield": ("read", yielding), "write": ("write", step),
+}  # fmt: skip
+"""What the steps say of their effect, and what they call."""
+
+
 def mesh(mode: str) -> Mesh:
     """`ten` and `one`, workflows of so many steps."""
-    verb: dict[str, Any] = {"python": "bench:step", "with": {"n": "${{ input.n }}"}, "effect": mode}
+    verb: dict[str, Any] = {"python": "bench:step", "with": {"n": "${{ input.n }}"}, "effect": MODES[mode][0]}
     workflows = [
         Workflow.model_validate(
             {"name": name, "input": {"type": "object"}, "steps": [{"id": f"s{i}", **verb} for i in range(count)]}
@@ -54,7 +69,7 @@ async def opened(asked: argparse.Namespace) -> AsyncIterator[timing.System]:
     principal = Principal()
     async with open_store(url, Path("/")) as store:
         engine = build_engine(
-            mesh(asked.mode), store, ScriptedModel([]), functions={"bench:step": step}.__getitem__,
+            mesh(asked.mode), store, ScriptedModel([]), functions={"bench:step": MODES[asked.mode][1]}.__getitem__,
             concurrency=CONCURRENCY,
         )  # fmt: skip
 
