@@ -81,10 +81,17 @@ def _check(told: dict[str, Any], upstream: Upstream, spec: str | None, *, state:
                 assert done.get(entry["path"], 0) >= 1, f"{spec}: {entry['path']} is completed and was never done"
 
 
+def _numbers(store: str) -> range:
+    """The writes to die at. On PostgreSQL, where each restart waits for a lease, every second one: what lies between two writes is
+    reached before the later one or after the earlier one, and both sides are tested.
+    """
+    return range(2, MOST, 2) if store.startswith("postgresql") else range(1, MOST)
+
+
 @pytest.mark.parametrize("side", ["before", "after"])
-def test_every_boundary_of_order(rounds: Rounds, upstream: Upstream, side: str) -> None:
+def test_every_boundary_of_order(rounds: Rounds, upstream: Upstream, store: str, side: str) -> None:
     """A run over every verb survives the death of its process at each of its writes, in turn."""
-    for number in range(1, MOST):
+    for number in _numbers(store):
         told = rounds.play("order", f"{side}:{number}")
         _check(told, upstream, f"{side}:{number}", state="completed")
         assert told["run"]["output"]["grade"] == 5
@@ -103,9 +110,9 @@ def test_after_each_kind(rounds: Rounds, upstream: Upstream, kind: str) -> None:
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
-def test_every_boundary_of_undo(rounds: Rounds, upstream: Upstream, side: str) -> None:
+def test_every_boundary_of_undo(rounds: Rounds, upstream: Upstream, store: str, side: str) -> None:
     """A run that fails undoes each completed step, in reverse, though its process dies at any write of it."""
-    for number in range(1, MOST):
+    for number in _numbers(store):
         told = rounds.play("undo", f"{side}:{number}")
         _check(told, upstream, f"{side}:{number}", state="failed")
         run_id = told["run"]["id"]
