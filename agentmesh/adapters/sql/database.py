@@ -36,8 +36,10 @@ _POSTGRES: dict[str, Any] = {
     "connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
     "application_name": "agentmesh",
 }  # fmt: skip
-_READS = "-c jit=off -c plan_cache_mode=force_custom_plan"
-"""A plan that was made while a table was empty reads it from end to end, and would be kept until somebody analyzes the table."""
+_READS = (
+    "-c jit=off -c plan_cache_mode=force_custom_plan -c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off"
+)
+"""A list walks an index in its order; else a table that was not analyzed yet is read from end to end, and sorted."""
 _WRITES = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 """The writer finds every row by an index. Said so, its plans, and those of foreign keys, are right from the first and can be kept."""
 _HASTY = "-c statement_timeout=8s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s"
