@@ -139,7 +139,10 @@ def main() -> None:
     if given.store.startswith("sqlite"):
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"runs_list: first page {asked['first page']['ms']} ms, worst {worst} ms of {len(asked)} questions on {result['rows']} rows (goal {GOAL_MS:.0f})")  # fmt: skip
+    print(
+        f"runs_list: first page {asked['first page']['ms']} ms, worst {worst} ms of {len(asked)} questions "
+        f"on {result['rows']} rows (goal {GOAL_MS:.0f})"
+    )
 
 
 if __name__ == "__main__":

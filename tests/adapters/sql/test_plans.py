@@ -23,7 +23,9 @@ def _plans(store: SqlStore, engine: int) -> list[tuple[str, str]]:
 
     @event.listens_for(store._engines[engine], "before_cursor_execute")
     def _explain(_c: Any, cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
-        if ("runs" in statement or "posts" in statement) and statement.lstrip().startswith(("SELECT", "WITH", "UPDATE")):
+        if ("runs" in statement or "posts" in statement) and statement.lstrip().startswith(
+            ("SELECT", "WITH", "UPDATE")
+        ):
             rows = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
             plans.append((statement, " | ".join(str(row[3]) for row in rows)))
 
