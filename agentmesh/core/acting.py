@@ -14,11 +14,10 @@ from typing import Any
 from agentmesh.core import cel
 from agentmesh.core.checker import World
 from agentmesh.core.document import Path, strings
-from agentmesh.core.effect import tool_writes, writes_within
+from agentmesh.core.effect import asks_model, child_of, tool_writes, writes_within
 from agentmesh.core.expression import ExpressionError, bare, segments
 from agentmesh.core.flow import FlowChecker
 from agentmesh.core.inference import Facts, JsonSchema
-from agentmesh.core.mesh import Mesh
 from agentmesh.core.scope import HTTP_OUTPUT
 from agentmesh.core.taint import (
     CLEAN,
@@ -37,7 +36,7 @@ from agentmesh.core.taint import (
     way_of,
 )
 from agentmesh.core.tool import matching_tools
-from agentmesh.core.workflow import OnError, Step, Validator, Workflow
+from agentmesh.core.workflow import OnError, Step, Validator
 
 _PASSES = 40
 """A loop's last round feeds the next: the workflow is walked until nothing new is found."""
@@ -46,35 +45,6 @@ WAYS_OUT = (
     " `enum`, `const`, a boolean or a range; or let a person see it before this, in the `show` of an `approve` step; or say"
     " `effect: read` here if this changes nothing"
 )
-
-
-def asks_model(workflow: Workflow, mesh: Mesh, seen: frozenset[str] = frozenset()) -> bool:
-    """Whether a model has a say in a workflow's output: in a step of its own, or in what it calls."""
-    waiting = list(workflow.steps)
-    while waiting:
-        step = waiting.pop()
-        waiting += [inner for _, steps in step.blocks() for inner in steps]
-        if step.llm is not None:
-            return True
-        child = _child(step, mesh)
-        if child is not None and child.name not in seen and asks_model(child, mesh, seen | {child.name}):
-            return True
-        spec = mesh.specs.get(step.tool or "")
-        if spec is not None and spec.llm is not None:
-            return True
-    return False
-
-
-def _child(step: Step, mesh: Mesh) -> Workflow | None:
-    """The workflow that does a step's work."""
-    name = step.workflow
-    if step.agent is not None and step.agent.skill is not None and step.agent.skill in mesh.skills:
-        name = mesh.skills[step.agent.skill].workflow
-    elif step.tool is not None and step.tool in mesh.tools:
-        spec = mesh.specs.get(step.tool)
-        kind, _, behind = mesh.tools[step.tool].source.partition(":")
-        name = spec.workflow if spec is not None else behind if kind == "workflow" else None
-    return mesh.workflows.get(name or "")
 
 
 def unbounded_calls(patterns: Sequence[str], world: World, way_out: str = "") -> Iterator[tuple[int, str]]:
@@ -280,7 +250,7 @@ class ActingCheck:
                 by = f"a model, asked by the tool {step.tool!r},"
                 taint = self._bounds(spec.llm.output, _marker(origin, step.id, by))
                 return _covered_by(spec.validate_, taint)
-        child = _child(step, mesh)
+        child = child_of(step, mesh)
         if child is not None:
             marks = fed
             if asks_model(child, mesh):

@@ -1,4 +1,7 @@
-"""Effect: does a step change the world outside its run. What a model said may not do so unchecked (`core.taint`)."""
+"""Effect: does a step change the world outside its run, and has a model a say in what it gives.
+
+What a model said may not change the world unchecked (`core.acting`).
+"""
 
 from __future__ import annotations
 
@@ -46,3 +49,32 @@ def _any_writes(workflow: Workflow, mesh: Mesh, seen: frozenset[str]) -> bool:
             return True
         waiting += [inner for _, steps in step.blocks() for inner in steps]
     return False
+
+
+def asks_model(workflow: Workflow, mesh: Mesh, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a model has a say in a workflow's output: in a step of its own, or in what it calls."""
+    waiting = list(workflow.steps)
+    while waiting:
+        step = waiting.pop()
+        waiting += [inner for _, steps in step.blocks() for inner in steps]
+        if step.llm is not None:
+            return True
+        child = child_of(step, mesh)
+        if child is not None and child.name not in seen and asks_model(child, mesh, seen | {child.name}):
+            return True
+        spec = mesh.specs.get(step.tool or "")
+        if spec is not None and spec.llm is not None:
+            return True
+    return False
+
+
+def child_of(step: Step, mesh: Mesh) -> Workflow | None:
+    """The workflow that does a step's work."""
+    name = step.workflow
+    if step.agent is not None and step.agent.skill is not None and step.agent.skill in mesh.skills:
+        name = mesh.skills[step.agent.skill].workflow
+    elif step.tool is not None and step.tool in mesh.tools:
+        spec = mesh.specs.get(step.tool)
+        kind, _, behind = mesh.tools[step.tool].source.partition(":")
+        name = spec.workflow if spec is not None else behind if kind == "workflow" else None
+    return mesh.workflows.get(name or "")
