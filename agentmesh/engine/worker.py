@@ -204,6 +204,8 @@ class Worker:
     def _begin(self, claim: Claim) -> None:
         execution = Execution(self._bench, claim)
         run = claim.run
+        if (before := self._active.get(run.id)) is not None:
+            before.lose()  # its lease was over before it could be extended: it holds an old epoch
         self._active[run.id] = execution
         self._roots += run.parent is None
         self._bus.own(run.id, run.parent, execution)

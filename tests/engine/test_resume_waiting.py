@@ -23,7 +23,7 @@ __all__ = ["opening"]
 
 pytestmark = pytest.mark.anyio
 
-CHILD = workflow("child", {"id": "nap", "wait": "30m"}, {"id": "did", "python": "t:act", "with": {"name": "child"}})
+CHILD = workflow("child", {"id": "nap", "wait": "1m"}, {"id": "did", "python": "t:act", "with": {"name": "child"}})
 
 
 def act(name: str, **more: Any) -> dict[str, Any]:
@@ -37,7 +37,7 @@ PATIENT = workflow(
     {
         "id": "both",
         "parallel": {
-            "a": [act("two"), {"id": "rest", "wait": "1h"}, act("three")],
+            "a": [act("two"), {"id": "rest", "wait": "2m"}, act("three")],
             "b": [{"id": "go", "wait": {"signal": "go"}}, {"id": "sub", "workflow": "child", "with": {"text": ""}}],
         },
     },
@@ -82,7 +82,7 @@ async def drive(engine: Engine, clock: Clock, run_id: str) -> None:
         except MeshError:
             pass  # the process is gone, or somebody was there before
         if engine.worker.active == 0:
-            clock.now += 600
+            clock.now += 20  # less than a lease: a claim on its way must not look given up
             engine.worker.nudge()
         await anyio.lowlevel.checkpoint()
 
