@@ -72,6 +72,8 @@ class SqlStore:
         self._engines: list[Engine] = []
         self._begun: dict[str, Run] = {}
         """Started here and not claimed yet."""
+        self._starting: set[str] = set()
+        """On their way into the database: there is nothing to read of them yet."""
         self._patience: Patience | None = None
         self._neighbours: Neighbours | None = None
 
@@ -133,11 +135,15 @@ class SqlStore:
             await _ending(entries),
             due_at,
         )
-        earlier, created_at = await self._writer.submit(
-            lambda batch: batch.start(new),
-            rows=2 + len(entries),
-            key=None if run.key is None else (run.tenant, run.key),
-        )
+        self._starting.add(run.id)
+        try:
+            earlier, created_at = await self._writer.submit(
+                lambda batch: batch.start(new),
+                rows=2 + len(entries),
+                key=None if run.key is None else (run.tenant, run.key),
+            )
+        finally:
+            self._starting.discard(run.id)
         if earlier is not None or entries:
             found = await self.get_run(earlier or run.id)
             if found is None:
@@ -222,7 +228,7 @@ class SqlStore:
         taken: dict[str, claiming.Taken] = await self._writer.submit(
             lambda batch: claiming.claim(batch, worker, text, limit=limit, lease=lease, only=only, at_once=bounds),
             rows=limit,
-            touches=() if only is None else tuple(only),
+            touches=[run_id for run_id in only or () if run_id not in self._starting],
         )
         found = {run_id: run for run_id, one in taken.items() if (run := self._first(run_id, one, said)) is not None}
         if missing := [run_id for run_id in taken if run_id not in found]:
