@@ -135,6 +135,7 @@ async def open_app(
         engine = build_engine(
             mesh, store, endpoints, clock=clock, random=rng,
             lease=settings.lease.seconds, heartbeat=settings.lease.heartbeat,
+            concurrency=settings.concurrency,
             http=http, databases=databases, cluster=RayTasks(child, str(settings.folder)) if settings.models else None,
             secrets=settings.secrets.values,
         )  # fmt: skip

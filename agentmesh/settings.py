@@ -74,6 +74,8 @@ class Settings:
     log_level: str = "info"
     limits: Limits = Limits()
     lease: Lease = Lease()
+    concurrency: int = 512
+    """Runs at once that no step started (`AGENTMESH_CONCURRENCY`); further ones wait. What waits for time or people takes no place."""
     secrets: Secrets = Secrets()
 
     @property
@@ -97,6 +99,10 @@ def read_settings(folder: Path, environ: Mapping[str, str] = os.environ, **given
         values["ray_address"] = address
     if crash_at := environ.get("AGENTMESH_CRASH_AT"):
         values["crash_at"] = crash_at
+    if concurrency := environ.get("AGENTMESH_CONCURRENCY"):
+        if not concurrency.isdecimal() or not 1 <= int(concurrency) <= 100_000:
+            raise ServeError(f"AGENTMESH_CONCURRENCY={concurrency!r} is no number of runs; give one from 1 to 100000")
+        values["concurrency"] = int(concurrency)
     if lease := environ.get("AGENTMESH_LEASE"):
         values["lease"] = Lease.of(lease)
     if level := environ.get("AGENTMESH_LOG"):

@@ -27,3 +27,12 @@ def test_crash_at() -> None:
     """Handed on as it stands; the store's wrapper reads it."""
     assert read_settings(Path(), {}).crash_at is None
     assert read_settings(Path(), {"AGENTMESH_CRASH_AT": "after:3"}).crash_at == "after:3"
+
+
+def test_concurrency() -> None:
+    """A whole number of runs; what is none is refused."""
+    assert read_settings(Path(), {}).concurrency == 512
+    assert read_settings(Path(), {"AGENTMESH_CONCURRENCY": "8"}).concurrency == 8
+    for text in ("0", "-1", "many", "1.5"):
+        with pytest.raises(ServeError, match="from 1 to 100000"):
+            read_settings(Path(), {"AGENTMESH_CONCURRENCY": text})

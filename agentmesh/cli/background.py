@@ -37,8 +37,8 @@ def connect(folder: Path, *, start: bool = False) -> Client:
     return client
 
 
-def stop(folder: Path) -> int | None:
-    """Stops every server of the mesh and waits until they are gone. The process id of the first; None when none ran."""
+def stop(folder: Path) -> list[int]:
+    """Stops every server of the mesh and waits until they are gone. Their process ids."""
     pids = _pids(folder)
     for pid in pids:
         os.kill(pid, signal.SIGTERM)
@@ -47,7 +47,7 @@ def stop(folder: Path) -> int | None:
         if time.monotonic() > until:
             raise MeshError(f"the server (process {left[0]}) has not stopped in {STOP:.0f} s; see {_log(folder)}")
         time.sleep(POLL)
-    return pids[0] if pids else None
+    return pids
 
 
 def _start(folder: Path) -> Client:

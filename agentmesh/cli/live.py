@@ -76,7 +76,9 @@ class Steps:
     def _run(self, kind: str, payload: Mapping[str, Any]) -> str:
         state = kind.removeprefix("run.")
         if state in ("submitted", "working", *TERMINAL):
-            again = state == "working" and self.state == "working"
+            # A run that waited was given up on purpose, and goes on because something came.
+            waited = any(line.state == "waiting" for line in self.lines.values())
+            again = state == "working" and self.state == "working" and not waited
             self.state = state
             return "the run goes on after its worker went away" if again else ""
         by = payload.get("by", "somebody")

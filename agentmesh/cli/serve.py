@@ -29,18 +29,35 @@ def serve(
     from agentmesh.app import serve
 
     serve(settings)
+    _leave()
+
+
+def _leave() -> None:
+    """Ends the process though a step's function goes on in a thread: nothing waits for it any more, its step is done again."""
+    import logging
+    import os
+    import sys
+    import threading
+
+    if any(thread is not threading.current_thread() and not thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def stop(mesh: Mesh = None, as_json: Json = False) -> None:
-    """Stop the server of this mesh, and its models."""
+    """Stop every server of this mesh, and its models."""
     from agentmesh.cli import background
 
     folder = mesh_folder(mesh)
-    pid = background.stop(folder)
+    pids = background.stop(folder)
     if as_json:
-        print_json({"stopped": pid is not None, "pid": pid})
+        print_json({"stopped": bool(pids), "pid": pids[0] if pids else None, "pids": pids})
+    elif len(pids) > 1:
+        note(f"stopped the {len(pids)} servers of {folder} (processes {', '.join(map(str, pids))})")
     else:
-        note(f"stopped the server of {folder} (process {pid})" if pid else f"no server runs for {folder}")
+        note(f"stopped the server of {folder} (process {pids[0]})" if pids else f"no server runs for {folder}")
 
 
 def mcp(mesh: Mesh = None) -> None:

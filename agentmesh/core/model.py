@@ -87,7 +87,9 @@ class ChatRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(slots=True, unsafe_hash=True)  # not to be changed; `frozen` makes it four times slower to make: steps make many
+@dataclass(
+    slots=True, unsafe_hash=True
+)  # not to be changed; `frozen` makes it four times slower to make: steps make many
 class Usage:
     """What an answer cost, by the endpoint's own count."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from agentmesh.core.checker import Checker
 from agentmesh.core.constant import constant_value
 from agentmesh.core.document import Path
+from agentmesh.core.expression import ExpressionError, names
 from agentmesh.core.inference import BOOL, DYN, NUMBER, STRING, Facts, JsonSchema, closest, describe, items, kinds
 from agentmesh.core.inference import field as field_of
 from agentmesh.core.shape import kind_of
@@ -62,8 +63,15 @@ class OutputChecker(Checker):
                 if validator.grounded is None:
                     self.fault((*at, "in"), "`in` belongs to `grounded`", key=True)
                 self.expression((*at, "in"), scope, facts=facts)
+                if _reads_output(validator.in_):
+                    self.fault((*at, "in"), "looks in the very output that it checks: name the text it must come from")
             for n, name in enumerate(validator.grounded or ()):
-                self.output_path((*at, "grounded", n), name, scope)
+                found = self.output_path((*at, "grounded", n), name, scope)
+                if found is not None and (number := _number_in(found, name)) is not None:
+                    self.fault(
+                        (*at, "grounded", n),
+                        f"`grounded` looks at text, and {number} is a number; name the text, and check numbers by `ensure`",
+                    )
             if validator.tool is not None:
                 self.tool_check((*at, "tool"), validator.tool, scope, facts)
             if validator.judge is not None:
@@ -154,15 +162,15 @@ class OutputChecker(Checker):
         else:
             self.output_path(path, name, scope)
 
-    def output_path(self, path: Path, name: str, scope: Mapping[str, JsonSchema]) -> None:
-        """A path such as `output.quotes` or `output.places[].file`."""
+    def output_path(self, path: Path, name: str, scope: Mapping[str, JsonSchema]) -> JsonSchema | None:
+        """The type at a path such as `output.quotes` or `output.places[].file`; None after a fault."""
         found: JsonSchema = {"type": "object", "properties": dict(scope), "additionalProperties": False}
         walked = ""
         for part in name.replace("[", ".[").split("."):
             if part.startswith("["):
                 if "array" not in kinds(found):
                     self.fault(path, f"{walked} is {describe(found)}, it has no items")
-                    return
+                    return None
                 found = items(found)
             else:
                 owner = items(found) if kinds(found) == {"array"} else found
@@ -171,9 +179,10 @@ class OutputChecker(Checker):
                     known = owner.get("properties", {})
                     what = f"{walked} has no" if walked else "unknown name"
                     self.fault(path, f"{what} {part!r}{closest(part, known)}")
-                    return
+                    return None
                 found = inner
             walked += part if part.startswith("[") or not walked else f".{part}"
+        return found
 
     # What happens when a check fails
 
@@ -275,3 +284,27 @@ _FORMS = {
     "repair": "{repair: N}", "resample": "{resample: N}", "escalate": "{escalate: {model: NAME, repair: N}}",
     "fallback": "{fallback: VALUE}", "ask": "{ask: {question: TEXT}}",
 }  # fmt: skip
+
+
+def _reads_output(text: str) -> bool:
+    try:
+        return any(path.split(".")[0] == "output" for path in names(text))
+    except ExpressionError:
+        return False  # told at its place
+
+
+def _number_in(schema: JsonSchema, path: str, depth: int = 8) -> str | None:
+    """The path of a number that nothing bounds in what a schema describes for sure; None when there is none."""
+    found = kinds(schema)
+    if "enum" in schema or "const" in schema or depth == 0 or {"string", "number"} <= found:
+        return None
+    if found & {"number", "integer"}:
+        return None if {"minimum", "maximum"} <= schema.keys() else path
+    if found & {"object"}:
+        for name in schema.get("properties", {}):
+            below = field_of(schema, name)
+            if below is not None and (number := _number_in(below, f"{path}.{name}", depth - 1)) is not None:
+                return number
+    if found & {"array"} and "items" in schema:
+        return _number_in(items(schema), f"{path}[]", depth - 1)
+    return None

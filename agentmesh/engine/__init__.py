@@ -65,7 +65,7 @@ def build_engine(
     functions: Callable[[str], Callable[..., Any]] = resolve_function,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     worker_name: str | None = None,
-    concurrency: int = 32,
+    concurrency: int = 512,
     lease: float = 30.0,
     heartbeat: float = 10.0,
     http: HttpClient | None = None,

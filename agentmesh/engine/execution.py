@@ -87,6 +87,7 @@ class Execution:
         self._children = {
             path: step.child for path, step in claim.run.steps.items() if step.child and not step.state.ended
         }
+        self._canceled_children: dict[str, str] = {}
         self._scope = anyio.CancelScope()
         self._canceled_by: str | None = None
         self._parking = False
@@ -240,7 +241,10 @@ class Execution:
         return next((entry.payload for entry in self.entries if entry.kind is Kind.RUN_UNDOING), None)
 
     async def _back(self, why: Mapping[str, JSON]) -> Entry:
-        """Compensates what completed, newest first; then the terminal entry that `why` stands for."""
+        """Compensates what completed, newest first; then the terminal entry that `why` stands for.
+
+        Child runs that were canceled undo what they did first.
+        """
         error: dict[str, JSON] | None = dict(why["error"]) if "error" in why else None
         if not hasattr(self, "definition"):
             await self._read_definition()
@@ -248,6 +252,8 @@ class Execution:
         if workflow is not None and has_compensation(workflow):
             self.waits = Waits(self.bench.clock, self.bench.sleep, None)
             await self.journal.flush(wait=True)
+            for path, child in self._canceled_children.items():
+                await self.wait_for_child(path, child, None)
             undoing = await self._remember(grown=True)
             if undoing is None:
                 await self.journal.write(Entry(Kind.RUN_UNDOING, payload=why))
@@ -401,6 +407,7 @@ class Execution:
         for path, child in list(self._children.items()):
             if not prefixes or any(_below(path, prefix) for prefix in prefixes):
                 del self._children[path]
+                self._canceled_children[path] = child
                 with anyio.CancelScope(shield=True):
                     await self.bench.runs.request_cancel(child, f"run:{self.run.id}")
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
+
+from pydantic import ValidationError
 
 from agentmesh.core.cel import ExpressionError
 from agentmesh.core.expression import names
 from agentmesh.core.mesh import definition_hash
 from agentmesh.core.run import JSON, Entry, Kind
 from agentmesh.core.workflow import COMPENSATE, Step, Workflow
-from agentmesh.engine.definitions import ASK, TOOL, Definition, load
+from agentmesh.engine.definitions import ASK, TOOL, Definition, load, steps_of
 from agentmesh.engine.journal import COPIED
 from agentmesh.errors import Conflict, Fail, InvalidInput
 
@@ -101,10 +103,11 @@ def changed(
     InvalidInput for a step that is no `llm` step of the workflow, a member that cannot be changed, a model that the mesh does not have.
     """
     document = copy.deepcopy(dict(definition.document))
+    ids = {inner.id for inner in steps_of(definition.workflow)}
     for step, values in changes.items():
         spec = _llm_of(document, definition.name, step)
         for name, value in values.items():
-            _check(step, name, value, revisions)
+            _check(step, name, value, revisions, ids)
             if value is None and name != "prompt":
                 spec.pop(name, None)
             else:
@@ -114,11 +117,16 @@ def changed(
             document["revisions"] = {**document["revisions"], model: revisions.get(model, "")}
     try:
         return load(definition_hash(document), document)
-    except (ValueError, Fail) as error:
+    except ValidationError as error:
+        said = "; ".join(
+            f"{'.'.join(str(part) for part in e['loc'][-2:])}: {e['msg'].lower()}" for e in error.errors()[:3]
+        )
+        raise InvalidInput(f"the changed definition does not fit: {said}") from None
+    except Fail as error:
         raise InvalidInput(f"the changed definition does not fit: {error}") from None
 
 
-def _check(step: str, name: str, value: JSON, revisions: Mapping[str, str]) -> None:
+def _check(step: str, name: str, value: JSON, revisions: Mapping[str, str], ids: Collection[str]) -> None:
     if name not in CHANGEABLE:
         raise InvalidInput(f"step {step}: {name!r} cannot be changed in a fork; what can: {', '.join(CHANGEABLE)}")
     if name == "model" and value is not None and value not in revisions:
@@ -127,9 +135,13 @@ def _check(step: str, name: str, value: JSON, revisions: Mapping[str, str]) -> N
         )
     if name in ("prompt", "system") and isinstance(value, str) and "${{" in value:
         try:
-            names(value)
+            read = names(value)
         except ExpressionError as error:
             raise InvalidInput(f"step {step}: {name}: {error.message}") from None
+        for root, _, rest in (path.partition(".") for path in read):
+            known = rest.partition(".")[0] in ids if root == "steps" and rest else root != "secrets"
+            if not known:
+                raise InvalidInput(f"step {step}: {name}: there is no {root}.{rest} to read here")
 
 
 def _llm_of(document: Mapping[str, Any], name: str, step: str) -> dict[str, Any]:

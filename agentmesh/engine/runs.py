@@ -206,13 +206,25 @@ class Runs:
             fits = [faults(wait.schema_, value, "value") for wait in meant if wait.schema_ is not None]
             if all(fits):
                 raise InvalidInput("; ".join(f"{path}: {message}" for path, message in fits[0]))
-        payload = {"name": name, "value": value, "by": principal.subject}
+        payload = {"name": name, "value": value, "by": principal.subject} | ({} if key is None else {"key": key})
         run, new = await self._store.post(
             run_id, Entry(Kind.RUN_SIGNALED, payload=payload), key=None if key is None else f"signal:{key}"
         )
+        if not new:
+            await self._same_signal(run_id, payload)
         if new:
             await self._bus.arrived(run_id)
         return run
+
+    async def _same_signal(self, run_id: str, payload: Mapping[str, JSON]) -> None:
+        """Conflict when the signal of this key was another one."""
+        for entry in await self._store.entries(run_id):
+            if entry.kind is Kind.RUN_SIGNALED and entry.payload.get("key") == payload["key"]:
+                if any(entry.payload.get(name) != payload[name] for name in ("name", "value")):
+                    raise Conflict(
+                        f"the key {payload['key']!r} was used for another signal of run {run_id}; use a new key, or the same name and value"
+                    )
+                return
 
     async def questions(self, principal: Principal, run_id: str) -> Sequence[Question]:
         """What the run asks people now, oldest first."""

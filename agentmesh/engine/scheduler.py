@@ -232,9 +232,12 @@ class Scheduler:
         before, last = entry.to_json(), entry.last
         skipped = False
         try:
-            busy = await self._busy(entry)
+            busy = running = await self._busy(entry)
             for instant, missed in entry.take(now):
-                if missed or entry.schedule.overlap != "skip" or not busy:
+                behind = (
+                    entry.schedule.catch_up == "all" and not running
+                )  # it is queued behind those that were missed, like them
+                if missed or behind or entry.schedule.overlap != "skip" or not busy:
                     if dropped := entry.wait(instant):
                         log.warning("%s: %d instants are dropped, more than %d wait", entry.name, dropped, QUEUE)
                     busy = busy or entry.schedule.overlap == "skip"

@@ -155,7 +155,7 @@ def test_stop_ends_only_a_server(agentmesh: Agentmesh, mesh: Path) -> None:
         assert other.poll() is None
         (state / "server.json").write_text(json.dumps({"pid": server.pid, "url": "http://127.0.0.1:1"}))
         done = agentmesh("stop", "--mesh", str(mesh), "--json")
-        assert json.loads(done.out) == {"stopped": True, "pid": server.pid}
+        assert json.loads(done.out) == {"stopped": True, "pid": server.pid, "pids": [server.pid]}
         assert server.wait(5) == -15
     finally:
         for process in (server, other):

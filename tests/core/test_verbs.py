@@ -298,6 +298,13 @@ WRONG = [
     (f"- {{id: a, {ASK}, validate: [{{ensure: '1 == 1'}}]}}", "always true: it checks nothing"),
     ("- {id: a, set: 1, timeout: 0}", "over before anything can be done"),
     ("- {id: a, loop: {max: 3, at_max: fail}, steps: [{id: b, set: 1}]}", "`at_max` belongs to `while` and `until`"),
+    # grounded
+    ("- {id: a, llm: {prompt: x, output: {type: object, properties: {n: {type: integer}}}}, validate: [{grounded: [output.n]}]}",
+     "output.n is a number"),
+    (("- id: a\n  llm: {prompt: x, output: {type: object, properties: {l: {type: array, items: {type: number}}}}}\n"
+      "  validate: [{grounded: [output]}]"), "output.l[] is a number"),
+    (("- id: a\n  llm: {prompt: x, output: {type: object, properties: {t: {type: string}}}}\n"
+      "  validate: [{grounded: [output.t], in: output.t}]"), "the very output that it checks"),
     # what is never reached
     ("- {id: a, if: 'false', set: 1}", "always false: the step is never reached"),
     ("- {id: a, if: 'false && input.text == \"x\"', set: 1}", "always false"),

@@ -176,6 +176,31 @@ async def test_a_canceled_run_is_undone_too() -> None:
         assert world.done == ["+first", "-first"]
 
 
+async def test_a_child_undoes_before_its_parent() -> None:
+    """The way back of a canceled parent begins when its canceled child has gone its own."""
+    world = World()
+    waiting = anyio.Event()
+
+    async def undo(name: str, was: str) -> None:
+        if name == "inner":
+            for _ in range(50):
+                await anyio.lowlevel.checkpoint()
+        world.undo(name, was)
+
+    async def stay() -> None:
+        waiting.set()
+        await anyio.sleep_forever()
+
+    child = workflow("child", undoable("inner"), {"id": "stay", "python": "m:stay"})
+    parent = workflow("parent", undoable("outer"), {"id": "sub", "workflow": "child", "with": {"text": ""}})
+    async with serving(mesh(child, parent), functions=world.functions() | {"m:undo": undo, "m:stay": stay}) as engine:
+        run = await engine.runs.start(LOCAL, "parent", {"text": "x"})
+        await waiting.wait()
+        await engine.runs.cancel(LOCAL, run.id)
+        assert (await engine.runs.wait(LOCAL, run.id)).state is RunState.CANCELED
+        assert world.done == ["+outer", "+inner", "-inner", "-outer"]
+
+
 async def test_a_crash_on_the_way_back_goes_on_from_there() -> None:
     """What was undone is not undone again, and the error is the first one."""
     world = World()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -113,6 +114,26 @@ async def test_a_fork_asks_another_prompt_or_model() -> None:
         assert large.steps["draft"].model != run.steps["draft"].model
         assert not is_same(diff)
         assert is_same(await engine.history.diff(LOCAL, run.id, run.id))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"prompt": "${{ steps.nosuch.output }}"}, "there is no steps.nosuch.output"),
+        ({"system": "${{ secrets.KEY }}"}, "there is no secrets.KEY"),
+        ({"prompt": "${{ input. }}"}, "prompt: "),
+        ({"temperature": 9}, "temperature: input should be less than or equal to 2"),
+    ],
+)
+async def test_a_change_that_cannot_be_is_refused(change: dict[str, Any], says: str) -> None:
+    """Before anything runs, in one sentence; plain text is a prompt like any other."""
+    async with desk() as (engine, _):
+        run = await finished(engine, "desk")
+        with pytest.raises(InvalidInput, match=re.escape(says)):
+            await engine.history.fork(LOCAL, run.id, from_step="draft", changes={"draft": change})
+        await engine.history.fork(
+            LOCAL, run.id, from_step="draft", changes={"draft": {"prompt": "bad one more: 5$ {x}"}}
+        )
 
 
 async def test_who_words_a_prompt_must_be_allowed_to_ask_the_model() -> None:

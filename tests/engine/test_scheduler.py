@@ -107,6 +107,21 @@ async def test_an_instant_is_on_time_for_a_minute() -> None:
     assert await started(engine) == ["2026-11-22T10:10:00Z"]
 
 
+async def test_the_newest_instant_is_caught_up_behind_the_missed_ones() -> None:
+    """With `catch_up: all` one that is hardly late is not skipped because those before it wait for their turn."""
+    clock = Clock(at("2026-11-22T10:00:30"))
+    store = MemoryStore(clock=clock)
+    of = ticking(schedule="* * * * *", catch_up="all")
+    await build(of, store, clock).scheduler.tick()
+    clock.now = at("2026-11-22T10:03:10")
+    async with serving(of, store=store, clock=clock, functions={"t:f": lambda: None}) as engine:
+        for _ in range(3):
+            await engine.scheduler.tick()
+            for run in (await engine.runs.list(LOCAL, RunFilter())).runs:
+                await engine.runs.wait(LOCAL, run.id)
+        assert await started(engine) == [f"2026-11-22T10:0{minute}:00Z" for minute in (1, 2, 3)]
+
+
 async def test_a_crash_between_start_and_note_starts_nothing_twice() -> None:
     """The key finds the run that is there."""
     clock = Clock(at("2026-11-22T10:05:00"))

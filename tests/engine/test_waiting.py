@@ -85,6 +85,15 @@ async def test_a_signal_wakes_its_run_with_its_value() -> None:
         assert len(await journal(engine, run, Kind.RUN_SIGNALED)) == 2
 
 
+async def test_the_key_of_a_signal_is_not_used_for_another() -> None:
+    """The caller hears of it instead of being told that it was taken."""
+    async with serving(mesh(workflow("s", GO, {"id": "again", "wait": {"signal": "go"}}))) as engine:
+        run = await engine.runs.start(LOCAL, "s", {"text": "x"})
+        await engine.runs.signal(LOCAL, run.id, "go", 1, key="one")
+        with pytest.raises(Conflict, match="another signal"):
+            await engine.runs.signal(LOCAL, run.id, "go", 2, key="one")
+
+
 async def test_a_signal_may_come_before_its_step() -> None:
     """It is kept until the step is there; what came first is taken first."""
     gate = anyio.Event()
