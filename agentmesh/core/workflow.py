@@ -324,7 +324,7 @@ class Schedule(Part):
     overlap: Literal["skip", "queue", "allow"] = "skip"
     """When the run before goes on: leave this one out, start it after, or start it beside."""
     catch_up: Literal["none", "last", "all"] = "last"
-    """Of what was missed while no server ran."""
+    """Of what was missed while no server ran; an instant less than a minute ago is not missed, but late."""
     catch_up_window: Duration = "1d"
     """What is longer ago is not caught up with."""
     jitter: Duration = 0.0
