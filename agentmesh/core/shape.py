@@ -50,7 +50,7 @@ def read_shape(document: Document, model: type[T], name: str) -> tuple[Source[T]
                 document, model.model_validate_json(json.dumps(value), strict=True), frozenset(removed)
             ), faults
         except ValidationError as error:
-            details = error.errors(include_url=False, include_input=False)
+            details = [d for d in error.errors(include_url=False, include_input=False) if not _emptied(value, d)]
         if round_ == 0:
             faults = _faults(document, model, details)
         for detail in details:
@@ -91,6 +91,18 @@ def _faults(document: Document, model: type[BaseModel], details: list[Any]) -> l
             messages = list(dict.fromkeys(_message(detail, document.get(path)) for detail in group))
             found.append(document.fault(path, _join(messages)))
     return found
+
+
+def _emptied(value: Any, detail: Any) -> bool:
+    """Whether a list only counts as too short because its items have faults of their own."""
+    if detail["type"] != "too_short":
+        return False
+    for part in detail["loc"]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return bool(value)
 
 
 def _beside(value: Any, detail: Any, details: list[Any]) -> bool:

@@ -325,6 +325,13 @@ def test_what_is_wrong_is_told_at_its_place(tmp_path: Path, steps: str, says: st
     assert all(f.file == "workflows/w.yaml" and f.line >= 5 and f.column > 0 for f in found)
 
 
+def test_each_fault_is_told_once(tmp_path: Path) -> None:
+    """What a faulty part was taken from is not blamed for what is missing then."""
+    steps = "- {id: a, loop: {max: 0}, steps: [{id: b, set: 1}]}\n- {id: c, http: {method: PSOT, url: 'http://x'}, retry: {attempts: 0}}"
+    found = faults(tmp_path, {**FILES, **flow(steps)})
+    assert [f.message.partition(",")[0] for f in found] == ["must be at least 1", "must be 'GET'", "must be at least 1"]
+
+
 HEADS = [
     ("concurrency: 0", "at least 1"),
     ("on_failure: x", "unknown workflow 'x'"),
