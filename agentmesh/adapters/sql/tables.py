@@ -13,6 +13,7 @@ from sqlalchemy import (
     Column,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -116,7 +117,7 @@ for _column in (runs.c.input_blob, runs.c.message_blob, runs.c.output_blob):
 journal = Table(
     "journal",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Column("run_id", Text, primary_key=True),
     Column("seq", Integer, primary_key=True),
     Column("path", Text, nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -124,6 +125,8 @@ journal = Table(
     Column("payload", Text),  # or its blob
     Column("payload_blob", Text, ForeignKey("blobs.sha256")),
     Column("at", Double, nullable=False),
+    # PostgreSQL would look the run up, and lock its row, for every entry; only the writer adds entries, and it holds the run.
+    ForeignKeyConstraint(["run_id"], ["runs.id"]).ddl_if(dialect="sqlite"),
 )
 
 Index("journal_payload_blob", journal.c.payload_blob, **_where("payload_blob IS NOT NULL"))

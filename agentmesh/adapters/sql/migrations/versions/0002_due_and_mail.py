@@ -44,4 +44,6 @@ def upgrade() -> None:
         sa.Column("run_id", sa.Text, sa.ForeignKey("runs.id"), primary_key=True),
         sa.Column("key", sa.Text, primary_key=True),
     )
+    if op.get_context().dialect.name == "postgresql":
+        op.drop_constraint("journal_run_id_fkey", "journal", type_="foreignkey")  # see `tables.journal`
     op.execute("UPDATE meta SET value = '2' WHERE name = 'schema'")
