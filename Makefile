@@ -6,7 +6,7 @@ SHELL := /bin/bash
 py := .venv/bin/python
 HOST ?= 127.0.0.1
 PORT ?= 8080
-BENCHMARKS ?= start model_stack journal engine_steps mcp_overhead
+BENCHMARKS ?= start model_stack journal engine_steps mcp_overhead runs_list waiting two_workers
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ check: .venv/.set-up ## Lint (ruff) and strict types (mypy)
 e2e: .venv/.set-up ## Run the JavaScript MCP and A2A clients against a served mesh (needs Node)
 	@bash tests/e2e/run.sh
 
-bench: .venv/.set-up ## Run the benchmarks (a quarter of an hour); each ends in one line and a JSON file
+bench: .venv/.set-up ## Run the benchmarks (half an hour); each ends in one line and a JSON file
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; PYTHONPATH=. $(py) benchmarks/$$name.py; done
 
 bench-workflows: .venv/.set-up ## Measure the workflow engine beside its peers (each in an environment of its own); ends in one line

@@ -41,6 +41,8 @@ def replay(
     """Walk a run again from its journal, without any model or tool; exit status 1 when it comes out differently."""
     if Path(run).is_file():
         found = _replay_file(Path(run))
+    elif "/" in run or run.endswith((".gz", ".json")):
+        raise WrongUsage(f"there is no file {run}")
     else:
         found = _client(mesh).get(
             f"/v1/runs/{segment(run)}/replay", children="true" if children else None, timeout=300.0

@@ -428,6 +428,8 @@ def seconds(duration: Duration) -> float:
         return float(duration)
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
     text = duration.strip()
+    if text.replace(".", "", 1).isdigit():
+        return float(text)
     for unit in ("ms", "s", "m", "h", "d"):
         number = text.removesuffix(unit)
         if number != text and number.replace(".", "", 1).isdigit():
