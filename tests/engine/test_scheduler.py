@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import anyio
 import pytest
 
 from agentmesh.adapters.memory import MemoryStore
+from agentmesh.core.context import Context
 from agentmesh.core.policy import PolicyFile, Principal
 from agentmesh.core.run import Run
 from agentmesh.core.schedule import five_fields, instants, newest
@@ -175,11 +177,10 @@ async def test_another_line_begins_anew() -> None:
 )
 async def test_overlap(overlap: str, while_running: list[str], after: list[str]) -> None:
     """What becomes of instants that fall due while the run before goes on."""
-    ends = [anyio.Event() for _ in range(3)]
-    begun = iter(ends)
+    ends: defaultdict[str | None, anyio.Event] = defaultdict(anyio.Event)
 
-    async def f() -> None:
-        await next(begun).wait()
+    async def f(ctx: Context) -> None:
+        await ends[ctx.run_id].wait()
 
     clock = Clock(at("2026-11-22T10:05:00"))
     async with serving(ticking(overlap=overlap), functions={"t:f": f}, clock=clock) as engine:
@@ -189,8 +190,8 @@ async def test_overlap(overlap: str, while_running: list[str], after: list[str])
             await engine.scheduler.tick()
             await anyio.wait_all_tasks_blocked()
         assert await started(engine) == [f"2026-11-22T{time}:00Z" for time in while_running]
-        ends[0].set()
         first = await find(engine, lambda run: str(run.key).endswith("10:10:00Z"))
+        ends[first.id].set()
         await engine.runs.wait(LOCAL, first.id)
         await engine.scheduler.tick()
         assert await started(engine) == [f"2026-11-22T{time}:00Z" for time in after]
