@@ -142,7 +142,6 @@ class Definitions:
         self._loaded: OrderedDict[str, Definition] = OrderedDict()
         self._pinned: dict[tuple[str, tuple[tuple[str, str], ...]], Definition] = {}
         self._models: dict[str, tuple[str, ...]] = {}
-        self._stored: set[str] = set()
         self._skills = {skill.id: skill.workflow for skill in mesh.skills.values()}
 
     def pin(self, name: str) -> Definition:
@@ -173,10 +172,6 @@ class Definitions:
     def document(self, definition: Definition) -> Mapping[str, Any] | None:
         """What to hand to `Store.start_run`, each time: the store knows what it has, and pruning may have removed it."""
         return definition.document
-
-    def stored(self, definition: Definition) -> None:
-        """A run was recorded with the document."""
-        self._stored.add(definition.digest)
 
     async def load(self, digest: str) -> Definition:
         """The definition a run is pinned to. Fail when the store does not have it, or a later release wrote it."""

@@ -96,7 +96,6 @@ class Runs:
         )  # fmt: skip
         run, new = await self._record(asked, definition)
         if new:
-            self._definitions.stored(definition)
             self._bus.begun(run)
         elif not owns(principal, run) or (run.workflow, run.parent) != (asked.workflow, parent) or run.input != input:
             raise Conflict(f"the key {key!r} was used for another run; use a new key, or the same workflow and input")
