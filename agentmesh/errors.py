@@ -7,6 +7,7 @@
     |   |-- PolicyDenied            a policy says no
     |   |-- TooLarge                a body, log or value is over its limit
     |   |-- Conflict                the same key with another body, a terminal run cancelled
+    |   |-- MissingCapability       the client has not declared what the call needs of it
     |   `-- NotBuilt                a part of the language or protocol this release does not have
     |-- ProjectError                the mesh's own files are wrong; carries every Fault
     |-- StepError                   a step of a run failed; journaled, never a crash
@@ -88,6 +89,12 @@ class Conflict(CallerError):
     """The request contradicts what is already recorded."""
 
     code = "conflict"
+
+
+class MissingCapability(CallerError):
+    """The client has not declared a capability that the call needs. `data.requiredCapabilities` says which."""
+
+    code = "missing_capability"
 
 
 class NotBuilt(CallerError):

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from agentmesh.adapters.files import load_mesh
 from agentmesh.cli.main import app
-from agentmesh.core import mesh, model, policy, tool, validation, workflow
+from agentmesh.core import mesh, model, policy, server_file, tool, validation, workflow
 from agentmesh.settings import Secrets
 from tests import docs_examples
 
@@ -241,7 +241,7 @@ def test_every_policy_effect_has_a_heading(effect: str) -> None:
 
 FILE_MODELS: list[type[BaseModel]] = [
     *(mesh.MeshFile, mesh.A2aSettings, model.Model, model.Deploy, model.Price, model.Replicas),
-    *(tool.ServerFile, tool.ToolSpec, tool.Annotations),
+    *(server_file.ServerFile, tool.ToolSpec, tool.Annotations),
     *(workflow.Workflow, workflow.Step, workflow.LlmSpec, workflow.Validator, workflow.Retry_, workflow.AgentSpec),
     *(workflow.MapSpec, workflow.Case, workflow.Schedule, workflow.A2aTrigger, workflow.McpTrigger, workflow.Triggers),
     *(

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from agentmesh.core.casebook import CaseFile
 from agentmesh.core.mesh import MeshFile
 from agentmesh.core.policy import PolicyFile
-from agentmesh.core.tool import ServerFile
+from agentmesh.core.server_file import ServerFile
 from agentmesh.core.workflow import Workflow
 
 _KINDS: Mapping[str, type[BaseModel]] = {

@@ -23,8 +23,8 @@ from agentmesh.core.inference import closest
 from agentmesh.core.mesh import Mesh, MeshFile, assemble
 from agentmesh.core.policy import PolicyFile
 from agentmesh.core.secret import fill_secrets
+from agentmesh.core.server_file import ServerFile
 from agentmesh.core.shape import Source, read_shape
-from agentmesh.core.tool import ServerFile
 from agentmesh.core.workflow import Workflow
 from agentmesh.errors import Fault, ProjectError
 from agentmesh.settings import Secrets

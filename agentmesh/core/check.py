@@ -24,8 +24,8 @@ from agentmesh.core.policy import PolicyFile
 from agentmesh.core.rule import PolicyChecker
 from agentmesh.core.secret import check_strays
 from agentmesh.core.server import ServerChecker
+from agentmesh.core.server_file import ServerFile
 from agentmesh.core.shape import Source
-from agentmesh.core.tool import ServerFile
 from agentmesh.core.trigger import TriggerChecker
 from agentmesh.core.workflow import Workflow
 from agentmesh.errors import Fault

@@ -8,8 +8,9 @@ from typing import Any
 from agentmesh.core.checker import World
 from agentmesh.core.document import Path
 from agentmesh.core.mesh import Mesh, offered_name
+from agentmesh.core.server_file import ServerFile
 from agentmesh.core.shape import Source
-from agentmesh.core.tool import ServerFile, matching_tools
+from agentmesh.core.tool import matching_tools
 from agentmesh.core.workflow import Step, Workflow
 
 _Arrow = tuple[Path, str, str]

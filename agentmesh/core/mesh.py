@@ -7,19 +7,20 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentmesh.core.agent import Skill
 from agentmesh.core.model import Model
 from agentmesh.core.policy import PolicyFile
-from agentmesh.core.tool import ServerFile, Tool, ToolSpec
+from agentmesh.core.server_file import ServerFile
+from agentmesh.core.tool import Tool, ToolSpec
 from agentmesh.core.workflow import NAME, Duration, LlmSpec, Workflow
 
 
 class Peer(BaseModel):
-    """An entry of `agents:`; calling peers comes with the A2A gateway."""
+    """An entry of `agents:`: an A2A agent elsewhere, whose skills are offered as tools, `NAME.SKILL`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     card: str
@@ -30,6 +31,18 @@ class A2aSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     default: str | None = None
     """The skill for a message that names none."""
+
+
+class McpSettings(BaseModel):
+    """How the mesh is as an MCP server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    offer: Literal["tools", "search"] = "tools"
+    """`search`: tools that no `pin` names are found by `search_tools` and called by `call_tool`, where a server does not say otherwise."""
+    pin: list[str] = []
+    """Tools that are listed all the same, by globs over the names that callers see."""
+    task_ttl: Duration | None = None
+    """How long a task can be asked for after its run has ended; None: as long as the run is kept."""
 
 
 class MeshFile(BaseModel):
@@ -44,6 +57,7 @@ class MeshFile(BaseModel):
     default_model: str | None = None
     agents: dict[str, Peer] = {}
     a2a: A2aSettings = A2aSettings()
+    mcp: McpSettings = McpSettings()
     databases: dict[str, str] = {}
     retention: Duration | None = None
     """How long runs are kept after their end; None: until somebody prunes them."""
@@ -138,6 +152,7 @@ def _server_tool(server: ServerFile, offered: str, spec: ToolSpec, workflows: Ma
         annotations=spec.annotations.model_dump(exclude_none=True),
         source=f"server:{server.name}",
         server=server.name,
+        task=spec.execution.taskSupport if spec.llm is None and spec.workflow is None else "optional",
     )
 
 
@@ -151,6 +166,7 @@ def _workflow_tool(workflow: Workflow) -> Tool:
         title=workflow.title,
         annotations=workflow.annotations,
         source=f"workflow:{workflow.name}",
+        task="optional",
     )
 
 

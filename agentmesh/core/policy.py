@@ -16,9 +16,11 @@ from agentmesh.errors import MeshError
 
 ACTIONS = (
     "tools.list", "tools.call", "agents.list", "agents.send", "runs.list", "runs.start", "runs.read", "runs.cancel",
-    "runs.answer", "models.chat", "admin.read", "admin.write",
+    "runs.answer", "models.chat", "resources.list", "resources.read", "prompts.list", "prompts.get", "admin.read",
+    "admin.write",
 )  # fmt: skip
-KINDS = ("tool", "workflow", "agent", "model", "run")
+KINDS = ("tool", "workflow", "agent", "model", "run", "resource", "prompt")
+"""A resource is named by its URI (`resource:mesh://runs/...`), a prompt as callers see it (`prompt:desk.greet`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,14 @@ def questions(run: Run) -> list[Question]:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """What `Runs.answer` takes."""
+
+    yes: bool
+    value: JSON = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a person said. `value`: of a form or an `input`; None for a plain yes or no."""
 

@@ -10,8 +10,9 @@ from agentmesh.core.document import Path
 from agentmesh.core.inference import DYN, closest
 from agentmesh.core.mesh import offered_name
 from agentmesh.core.scope import RUN_TYPES, Scope
+from agentmesh.core.server_file import ServerFile
 from agentmesh.core.shape import Source
-from agentmesh.core.tool import ServerFile, ToolSpec
+from agentmesh.core.tool import ToolSpec
 from agentmesh.core.verb import VerbChecker
 
 TOOL_VERBS = ("llm", "python", "workflow", "http")

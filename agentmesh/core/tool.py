@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agentmesh.core.content import Block
 from agentmesh.core.workflow import HttpSpec, LlmSpec, Validator
+
+if TYPE_CHECKING:
+    from agentmesh.core.caller import Caller
+
+
+TaskSupport = Literal["forbidden", "optional", "required"]
 
 
 class Annotations(BaseModel):
@@ -21,6 +28,23 @@ class Annotations(BaseModel):
     destructiveHint: bool | None = None  # noqa: N815
     idempotentHint: bool | None = None  # noqa: N815
     openWorldHint: bool | None = None  # noqa: N815
+
+
+class Execution(BaseModel):
+    """MCP ToolExecution (specification 2025-11-25, schema `ToolExecution`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    taskSupport: TaskSupport = "forbidden"  # noqa: N815 - the standard's spelling
+    """`optional` and `required`: a call is a run, and a task for clients that know tasks; `required` serves only those."""
+
+
+class Elicit(BaseModel):
+    """What the caller's user is asked before the tool is called; the answer becomes the argument of that name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    message: str = Field(min_length=1)
+    form: dict[str, Any] = {"type": "object", "properties": {}}
+    """JSON Schema of a flat object (MCP `ElicitRequestFormParams.requestedSchema`)."""
 
 
 class ToolSpec(BaseModel):
@@ -41,22 +65,10 @@ class ToolSpec(BaseModel):
     on_invalid: tuple[Any, ...] = ()
     timeout: str | float | None = None
     annotations: Annotations = Annotations()
-
-
-class ServerFile(BaseModel):
-    """A file in servers/: tools offered as `name.tool`, or bare with `prefix: false`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")
-    description: str = ""
-    prefix: bool = True
-    tools: dict[str, ToolSpec] = {}
-    resources: dict[str, Any] | None = None
-    prompts: dict[str, Any] | None = None
-    upstream: dict[str, Any] | None = None
-    openapi: Any = None
-    expose: list[str] | None = None
-    approve: str | None = None
+    execution: Execution = Execution()
+    """Of a `python` or `http` tool; one that asks a model, or is a workflow, is a run and `optional` always."""
+    elicit: dict[str, Elicit] = {}
+    """By the name of the argument, which callers cannot give themselves."""
 
 
 def matching_tools(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
@@ -77,9 +89,22 @@ class Tool:
     title: str | None = None
     annotations: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
-    """`server:desk`, `workflow:triage`."""
+    """`server:desk`, `workflow:triage`; of somebody else's: `upstream:github`, `openapi:petstore`, `peer:billing`."""
     server: str | None = None
-    """Name of the file in servers/ that declares it; None for a workflow."""
+    """Name of the file in servers/ that declares it; None for a workflow and a peer's skill."""
+    task: TaskSupport = "forbidden"
+    """Whether a call may, or must, be a task."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """MCP `_meta` of the tool, as an upstream has it."""
+
+    @property
+    def foreign(self) -> bool:
+        """Whether somebody else serves it: then what is said of it is not the operator's word."""
+        return self.source.partition(":")[0] in FOREIGN
+
+
+FOREIGN = ("upstream", "openapi", "peer")
+"""What `Tool.source` begins with when a `core.source.Source` has the tool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +114,10 @@ class ToolCall:
     name: str
     arguments: Mapping[str, Any]
     key: str | None = None
+    caller: Caller | None = None
+    """The client that made it; None: nobody who could be asked."""
+    run_id: str | None = None
+    """The run that an earlier round of this call started, and which this one goes on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +132,9 @@ class ToolResult:
     is_error: bool = False
     run_id: str | None = None
     """The run behind it, when there is one."""
+    content: tuple[Block, ...] | None = None
+    """MCP content blocks, where there is more to it than text; then `text` is theirs."""
+    meta: Mapping[str, Any] | None = None
+    """MCP `_meta` of the result, as an upstream gave it."""
+    error: Mapping[str, Any] | None = None
+    """{code, message} of a run that failed."""

@@ -11,11 +11,11 @@ import anyio
 from agentmesh.core.agent import Message, Part, Skill
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.policy import Action, Principal
-from agentmesh.core.question import questions
+from agentmesh.core.question import Reply, questions
 from agentmesh.core.run import JSON, Run
 from agentmesh.engine.definitions import Definitions
 from agentmesh.engine.guard import Guard
-from agentmesh.engine.replies import Reply, reply_of
+from agentmesh.engine.replies import reply_of
 from agentmesh.engine.runs import Runs
 from agentmesh.errors import InvalidInput, NotFound
 

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from agentmesh.core.agent import Part
-from agentmesh.core.question import Question
+from agentmesh.core.question import Question, Reply
 from agentmesh.core.run import JSON
 from agentmesh.errors import InvalidInput
 
 YES = frozenset({"yes", "y", "ok", "okay", "approve", "approved", "i approve", "go ahead"})
 NO = frozenset({"no", "n", "decline", "declined", "i decline", "reject", "rejected", "deny", "denied"})
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What `Runs.answer` takes."""
-
-    yes: bool
-    value: JSON = None
 
 
 def reply_of(parts: Sequence[Part], question: Question) -> Reply:

@@ -17,8 +17,9 @@ from agentmesh.core.agent import Skill
 from agentmesh.core.mesh import Mesh, MeshFile
 from agentmesh.core.policy import PolicyFile, Principal
 from agentmesh.core.run import Entry, Kind, Run
+from agentmesh.core.server_file import ServerFile
 from agentmesh.core.store import Store
-from agentmesh.core.tool import ServerFile, Tool, ToolSpec
+from agentmesh.core.tool import Tool, ToolSpec
 from agentmesh.core.workflow import Workflow
 from agentmesh.engine import Engine, build_engine
 

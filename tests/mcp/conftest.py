@@ -16,7 +16,8 @@ from mcp import Client
 
 from agentmesh.core.mesh import Mesh, MeshFile
 from agentmesh.core.policy import Principal
-from agentmesh.core.tool import ServerFile, Tool, ToolCall, ToolResult
+from agentmesh.core.server_file import ServerFile
+from agentmesh.core.tool import Tool, ToolCall, ToolResult
 from agentmesh.errors import (
     BudgetExceeded,
     InvalidInput,
