@@ -277,6 +277,7 @@ class _Calls:
 
 def _body(request: ChatRequest, model: Model) -> dict[str, Any]:
     body: dict[str, Any] = {
+        **request.options,
         "model": request.model if model.deploy is not None else model.model or request.model,
         "messages": list(request.messages),
     }
@@ -297,13 +298,15 @@ def _error(name: str, answer: Answer, data: bytes) -> Exception:
     """What a status other than 200 means to the caller: wrong request, or not now."""
     said = _message(data) or f"HTTP {answer.status}"
     if answer.status in {401, 403}:
-        return ModelRefused(f"model {name!r} refused the key: {said}; check `key` in agentmesh.yaml")
+        return ModelRefused(
+            f"model {name!r} refused the key: {said}; check `key` in agentmesh.yaml", answered=answer.status
+        )
     if answer.status in {408, 409, 425, 429} or answer.status >= 500:
         after = answer.headers.get("retry-after", "")
         return _Again(
             _Try(f"it answered {answer.status}: {said}", loss=1, after=float(after) if after.isdigit() else 0)
         )
-    return ModelRefused(f"model {name!r} refused the request ({answer.status}): {said}")
+    return ModelRefused(f"model {name!r} refused the request ({answer.status}): {said}", answered=answer.status)
 
 
 def _message(data: bytes) -> str:

@@ -85,6 +85,8 @@ class ChatRequest:
     timeout: float = 120.0
     """Seconds for the whole answer once the model is ready."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further members of the request body in OpenAI's words, such as `stop` and `tool_choice`; those above go before them."""
 
 
 @dataclass(

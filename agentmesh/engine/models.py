@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from time import monotonic
@@ -38,12 +39,13 @@ class Models:
 
     async def chat(
         self, principal: Principal, request: ChatRequest, *, on_progress: Progress | None = None
-    ) -> AsyncIterator[ChatChunk]:
+    ) -> AsyncGenerator[ChatChunk, None]:
         """Streams the answer. NotFound for a model that the mesh does not have; PolicyDenied; errors of ModelBackend.chat."""
         request = replace(request, model=self.name(request.model))
         self._guard.authorize(principal, Action("models.chat", f"model:{request.model}"))
-        async with self._limits[request.model]:
-            async for chunk in self._backend.chat(request, on_progress):
+        # Closed at once when the reader leaves: a model must not go on writing for nobody.
+        async with self._limits[request.model], aclosing(self._backend.chat(request, on_progress)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
                 yield chunk
 
     async def ask(self, request: ChatRequest, on_progress: Progress | None = None) -> Answer:
@@ -63,6 +65,19 @@ class Models:
                 tool_uses += chunk.tool_uses
         seconds = usage.seconds or monotonic() - begun
         return Answer("".join(text), replace(usage, seconds=seconds), finish_reason, model, tool_uses)
+
+    def list(self, principal: Principal) -> list[str]:
+        """The models that the principal may ask, by name. Does not wait."""
+        return [name for name in sorted(self._limits) if self._may_ask(principal, name)]
+
+    def get(self, principal: Principal, name: str) -> str:
+        """The model's name; NotFound when there is none that the principal may ask."""
+        if name in self._limits and self._may_ask(principal, name):
+            return name
+        raise NotFound(f"there is no model {name!r}; there are: {', '.join(self.list(principal)) or 'none'}")
+
+    def _may_ask(self, principal: Principal, name: str) -> bool:
+        return self._guard.allows(principal, Action("models.chat", f"model:{name}", listing=True))
 
     def status(self) -> Mapping[str, ModelStatus]:
         """Where each model stands now."""

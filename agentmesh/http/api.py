@@ -40,6 +40,7 @@ from agentmesh.http.api_history import history_routes
 from agentmesh.http.api_waiting import waiting_routes
 from agentmesh.http.asker import Asker, answer, ok
 from agentmesh.http.events import HEARTBEAT, SEND_TIMEOUT, run_events
+from agentmesh.http.openai import models_to_json, openai_routes
 from agentmesh.http.problems import HANDLERS, problem, problem_response, to_problem
 from agentmesh.settings import Settings
 
@@ -112,6 +113,7 @@ def build_api(
     _run_routes(app, engine, token)
     _tool_routes(app, engine)
     _agent_routes(app, engine)
+    openai_routes(app, engine)
     waiting_routes(app, engine)
     history_routes(app, engine)
 
@@ -156,7 +158,7 @@ def _mesh_routes(app: FastAPI, engine: Engine, base_url: str) -> None:
         """Where each model stands now."""
         status = engine.models.status()
         found = [status[name].to_json() for name in sorted(status)]
-        return answer({"models": found, "default": mesh.file.default_model})
+        return answer({**models_to_json(engine, principal), "models": found, "default": mesh.file.default_model})
 
 
 def _run_routes(app: FastAPI, engine: Engine, token: str | None) -> None:

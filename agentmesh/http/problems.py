@@ -41,6 +41,7 @@ RETRY_AFTER = "2"
 """Seconds after which a caller may look whether the store answers again."""
 
 JSON_RPC = ("/mcp", "/a2a")
+OPENAI = "/v1/chat/"
 
 STATUS: tuple[tuple[type[MeshError], int], ...] = (
     (InvalidInput, 422),
@@ -91,7 +92,8 @@ def refusal_response(path: str, refused: Mapping[str, Any], headers: Mapping[str
     """A refusal from before the edges, in the form of the protocol that is spoken at `path`.
 
     JSON-RPC at `/mcp` and `/a2a`: -32600, without the id that was not read (MCP leaves it out, JSON-RPC 2.0 section 5 says null).
-    A `google.rpc.Status` under `/a2a/` (A2A 1.0.1 section 11.6). Problem details elsewhere. The HTTP status is the same in all.
+    A `google.rpc.Status` under `/a2a/` (A2A 1.0.1 section 11.6). OpenAI's form at `/v1/chat/completions`. Problem details elsewhere. The
+    HTTP status is the same in all.
     """
     where = path.rstrip("/")
     data = {k: v for k, v in refused.items() if k not in ("type", "title", "detail")}
@@ -106,9 +108,19 @@ def refusal_response(path: str, refused: Mapping[str, Any], headers: Mapping[str
     elif path.startswith("/a2a/"):
         word = "PERMISSION_DENIED" if status == HTTPStatus.FORBIDDEN else "INVALID_ARGUMENT"
         body = {"error": {"code": status, "status": word, "message": refused["detail"]}}
+    elif path.startswith(OPENAI):
+        body = openai_error(status, str(refused["detail"]), str(refused["code"]))
     else:
         return problem_response(refused, headers)
     return Response(write_json(body), status_code=status, headers=dict(headers or {}), media_type="application/json")
+
+
+def openai_error(
+    status: int, message: str, code: str, *, kind: str | None = None, param: str | None = None
+) -> dict[str, Any]:
+    """The body of an error as OpenAI's API has it. `param`: the member of the request that it is about."""
+    kind = kind or ("invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def problem_response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:

@@ -193,6 +193,9 @@ class WorkflowsShape(BaseModel):
 
 
 class ModelsShape(BaseModel):
+    object: str
+    data: list[dict[str, Any]]
+    """The models that the caller may ask, as OpenAI has them."""
     models: list[dict[str, Any]]
     default: str | None = None
 
