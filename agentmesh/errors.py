@@ -15,6 +15,7 @@
     |   |   |-- NotSent             a request of which no byte can have left
     |   |   `-- Unanswered            a request that may have been done, and no answer came
     |   |-- Fail                    will not succeed however often it is tried
+    |   |   `-- LoginRequired       somebody has to log in to an upstream first
     |   |-- Declined                a person said no
     |   |-- Expired                 nobody answered, or signaled, in time
     |   |-- InvalidOutput           validators did not pass the output
@@ -175,6 +176,12 @@ class Fail(StepError):
     """The step failed and trying again will not help."""
 
     code = "failed"
+
+
+class LoginRequired(Fail):
+    """Somebody has to log in to an upstream first. `data.url` is where, in a browser."""
+
+    code = "login_required"
 
 
 class InvalidOutput(StepError):

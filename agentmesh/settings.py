@@ -77,11 +77,29 @@ class Settings:
     concurrency: int = 512
     """Runs at once that no step started (`AGENTMESH_CONCURRENCY`); further ones wait. What waits for time or people takes no place."""
     secrets: Secrets = Secrets()
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    """What tokens and states are sealed with (`AGENTMESH_KEYS`): the first seals, all open. None: the key in `.agentmesh/key`."""
 
     @property
     def state_folder(self) -> Path:
         """Lock, address and token of this process: `.agentmesh/`, or for a further server of the folder `.agentmesh/servers/N/`."""
         return self.state or self.folder / ".agentmesh"
+
+
+SHORTEST_KEY = 32
+"""Characters of a key in `AGENTMESH_KEYS` or `.agentmesh/key`."""
+
+
+def read_keys(text: str) -> tuple[str, ...]:
+    """Keys between commas. ServeError, which shows none of them, when one is too short to be one."""
+    keys = tuple(key.strip() for key in text.split(","))
+    for place, key in enumerate(keys, start=1):
+        if len(key) < SHORTEST_KEY:
+            raise ServeError(
+                f"key {place} of AGENTMESH_KEYS is shorter than {SHORTEST_KEY} characters; make one, for example with "
+                "`openssl rand -base64 32`, and separate several with commas"
+            )
+    return keys
 
 
 def read_settings(folder: Path, environ: Mapping[str, str] = os.environ, **given: object) -> Settings:
@@ -103,6 +121,8 @@ def read_settings(folder: Path, environ: Mapping[str, str] = os.environ, **given
         if not concurrency.isdecimal() or not 1 <= int(concurrency) <= 100_000:
             raise ServeError(f"AGENTMESH_CONCURRENCY={concurrency!r} is no number of runs; give one from 1 to 100000")
         values["concurrency"] = int(concurrency)
+    if keys := environ.get("AGENTMESH_KEYS"):
+        values["keys"] = read_keys(keys)
     if lease := environ.get("AGENTMESH_LEASE"):
         values["lease"] = Lease.of(lease)
     if level := environ.get("AGENTMESH_LOG"):

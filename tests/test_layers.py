@@ -73,7 +73,14 @@ ADDRESS: dict[str, tuple[tuple[str, ...], str]] = {
         ("app.py", "adapters/scripted_server.py"),
         "only the application serves, and the scripted model that stands in for one of another machine",
     ),
-    "jwt": (("http/", "engine/identity.py"), "credentials become a Principal in one place"),
+    "jwt": (
+        ("http/", "engine/identity.py", "adapters/upstream_oauth_client.py"),
+        "credentials become a Principal in one place, and the mesh's own are shown in one",
+    ),
+    "cryptography": (
+        ("adapters/keyring.py", "adapters/vault.py", "adapters/upstream_oauth_client.py"),
+        "keys are derived, and secrets are sealed, in one place",
+    ),
 }
 """Third-party package -> the files and folders that may import it, and why."""
 
