@@ -43,16 +43,24 @@ class InputRequired(BaseException):
     No error, and none that a function's `except Exception` may swallow. Only an edge catches it.
     """
 
-    def __init__(self, requests: Mapping[str, InputRequest], *, run_id: str | None = None) -> None:
+    def __init__(
+        self, requests: Mapping[str, InputRequest], *, run_id: str | None = None, state: JSON = None
+    ) -> None:
         super().__init__(", ".join(requests))
         self.requests = requests
         """By key, which the answers come under."""
         self.run_id = run_id
         """The run that waits for the answers, which goes on living."""
+        self.state = state
+        """What the next round needs to go on, such as an upstream's own state; the edge seals it, and `Caller.state` gives it back."""
 
 
 class Caller(Protocol):
     """The other end of one call."""
+
+    @property
+    def state(self) -> JSON:
+        """`InputRequired.state` of the round before, unsealed; None in the first round."""
 
     def progress(self, progress: float, total: float | None = None, message: str = "") -> None:
         """Tells how far the call is. Never waits; dropped when nobody asked for it."""
@@ -75,6 +83,10 @@ class Caller(Protocol):
 
 class NoCaller:
     """Nobody at the other end: a cron tick, a step of a run, a client that cannot be asked."""
+
+    @property
+    def state(self) -> JSON:
+        return None
 
     def progress(self, progress: float, total: float | None = None, message: str = "") -> None:
         pass
