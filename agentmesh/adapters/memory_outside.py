@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from agentmesh.core.outside import HttpAnswer, HttpRequest, Rows
-from agentmesh.errors import Fail
+from agentmesh.errors import Fail, NotFound
 
 Said = HttpAnswer | BaseException
 """An answer, or an error that is raised."""
@@ -59,3 +59,18 @@ class ScriptedCluster:
         self.calls.append((function, dict(arguments), key))
         found = self._functions[function](**arguments)
         return await found if inspect.isawaitable(found) else found
+
+
+class MemoryFiles:
+    """Files of resources and prompts, by path; change the mapping and they have changed."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.files = dict(files)
+
+    async def read(self, path: str) -> bytes:
+        if path not in self.files:
+            raise NotFound(f"there is no file {path!r} to show")
+        return self.files[path]
+
+    async def stamp(self, path: str) -> object:
+        return self.files.get(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agentmesh.core.agent import Skill
 from agentmesh.core.model import Model
 from agentmesh.core.policy import PolicyFile
-from agentmesh.core.server_file import ServerFile
+from agentmesh.core.server_file import PromptSpec, ResourceSpec, ServerFile
 from agentmesh.core.tool import Tool, ToolSpec
 from agentmesh.core.workflow import NAME, Duration, LlmSpec, Workflow
 
@@ -63,9 +63,12 @@ class MeshFile(BaseModel):
     """How long runs are kept after their end; None: until somebody prunes them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Mesh:
-    """A checked mesh. Built by `adapters.files.load_mesh`; immutable while the server runs."""
+    """A checked mesh. Built by `adapters.files.load_mesh`; changed by nothing but `adopt`, while the server runs.
+
+    Whoever works something out from it keeps that with the `revision` it was worked out from.
+    """
 
     folder: PurePath
     file: MeshFile
@@ -77,10 +80,23 @@ class Mesh:
     specs: Mapping[str, ToolSpec] = field(default_factory=dict)
     """By offered name, for the tools that a server file declares."""
     skills: Mapping[str, Skill] = field(default_factory=dict)
+    resources: Mapping[str, tuple[str, str, ResourceSpec]] = field(default_factory=dict)
+    """By `uri` as the file has it, templates too: the server's name, the resource's, and what is declared."""
+    prompts: Mapping[str, tuple[str, PromptSpec]] = field(default_factory=dict)
+    """By offered name: the server's name, and what it declares."""
+    revision: int = field(default=0, compare=False)
+    """Grows with each `adopt`."""
 
     @property
     def name(self) -> str:
         return self.file.name
+
+    def adopt(self, new: Mesh) -> None:
+        """Takes over everything that another mesh says, in one go: between two awaits nobody sees half of it."""
+        for one in fields(self):
+            if one.name != "revision":
+                setattr(self, one.name, getattr(new, one.name))
+        self.revision += 1
 
 
 def assemble(
@@ -97,8 +113,14 @@ def assemble(
     server_files: dict[str, ServerFile] = {}
     tools: dict[str, Tool] = {}
     specs: dict[str, ToolSpec] = {}
+    resources: dict[str, tuple[str, str, ResourceSpec]] = {}
+    prompts: dict[str, tuple[str, PromptSpec]] = {}
     for server in servers:
         server_files.setdefault(server.name, server)
+        for name, resource in server.resources.items():
+            resources.setdefault(resource.uri, (server.name, name, resource))
+        for name, prompt in server.prompts.items():
+            prompts.setdefault(offered_name(server, name), (server.name, prompt))
         for name, spec in server.tools.items():
             offered = offered_name(server, name)
             if offered not in tools:
@@ -111,11 +133,11 @@ def assemble(
         if workflow.on.a2a is not None:
             skill = _skill(workflow)
             skills.setdefault(skill.id, skill)
-    return Mesh(folder, file, server_files, by_name, tuple(policies), tools, specs, skills)
+    return Mesh(folder, file, server_files, by_name, tuple(policies), tools, specs, skills, resources, prompts)
 
 
 def offered_name(server: ServerFile, tool: str) -> str:
-    """What callers know a server file's tool by."""
+    """What callers know a server file's tool, or prompt, by."""
     return f"{server.name}.{tool}" if server.prefix else tool
 
 

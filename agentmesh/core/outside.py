@@ -72,3 +72,15 @@ class Cluster(Protocol):
         NotSent when the cluster never had it, Unanswered when it was lost there. Cancelling ends it.
         """
         ...
+
+
+class Files(Protocol):
+    """Files under the mesh's folder that resources and prompts show. Never what holds secrets or the mesh's own state."""
+
+    async def read(self, path: str) -> bytes:
+        """The contents. NotFound for what is not a file there, or may not be shown; TooLarge."""
+        ...
+
+    async def stamp(self, path: str) -> object:
+        """Something that is another when the file has changed; None when it cannot be read."""
+        ...
