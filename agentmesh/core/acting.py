@@ -70,6 +70,11 @@ def unbounded_calls(patterns: Sequence[str], world: World, way_out: str = "") ->
                 break
 
 
+def bounds_all(schema: Mapping[str, Any]) -> bool:
+    """Whether a schema leaves whoever fills it in nothing to say that is not bounded."""
+    return not of_schema(schema, lambda way: frozenset([Mark(way, "")])).marks
+
+
 @dataclass(frozen=True, slots=True)
 class _Here:
     """At one step: what names hold, and what decided that it runs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random as random_
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -18,22 +18,31 @@ import anyio
 
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.model import ModelBackend
-from agentmesh.core.outside import Cluster, Databases, HttpClient
+from agentmesh.core.outside import Cluster, Databases, Files, HttpClient
+from agentmesh.core.source import Source
 from agentmesh.core.store import Store
 from agentmesh.engine.agents import Agents
 from agentmesh.engine.bus import Bus
+from agentmesh.engine.changes import Changes
 from agentmesh.engine.definitions import Definitions
 from agentmesh.engine.functions import resolve_function
 from agentmesh.engine.guard import Guard
 from agentmesh.engine.history import History
 from agentmesh.engine.models import Models
+from agentmesh.engine.own_resources import OwnResources
+from agentmesh.engine.prompts import Prompts
+from agentmesh.engine.resources import Resources
 from agentmesh.engine.runs import Runs
 from agentmesh.engine.scheduler import Scheduler
+from agentmesh.engine.shown import Shown
+from agentmesh.engine.sources import Sources
 from agentmesh.engine.tools import Tools
+from agentmesh.engine.watching import Watching
 from agentmesh.engine.worker import Worker
 
 __all__ = [
-    "Agents", "Engine", "History", "Models", "Runs", "Scheduler", "Tools", "Worker", "build_engine",
+    "Agents", "Engine", "History", "Models", "Prompts", "Resources", "Runs", "Scheduler", "Tools", "Worker",
+    "build_engine",
 ]  # fmt: skip
 
 
@@ -51,6 +60,11 @@ class Engine:
     """`await tg.start(engine.worker.run)`: nothing runs, and no watcher hears anything, before."""
     scheduler: Scheduler
     history: History
+    sources: Sources
+    changes: Changes
+    resources: Resources
+    """`await tg.start(engine.resources.run)`: before, nobody hears that a run or a file has changed."""
+    prompts: Prompts
     clock: Callable[[], float]
     random: random_.Random
 
@@ -71,23 +85,30 @@ def build_engine(
     http: HttpClient | None = None,
     databases: Databases | None = None,
     cluster: Cluster | None = None,
+    sources: Sequence[Source] = (),
+    files: Files | None = None,
     secrets: Mapping[str, str] = MappingProxyType({}),
 ) -> Engine:
     """Puts an engine together. Opens and starts nothing: the store's, the worker's and the scheduler's lifetimes are the caller's.
 
     `functions` turns `package.module:function` into a callable (tests hand in a dict's `__getitem__`); `sleep` is what retries and
     the scheduler wait with; `concurrency` bounds the runs at once that no step started; `http`, `databases` and `cluster` are what
-    steps of those kinds reach, and `secrets` what stands behind `${{ secrets.X }}` in their headers.
+    steps of those kinds reach, `sources` what others serve and
+    this mesh offers (their lifetimes are the caller's), `files` what resources and prompts show of the mesh's folder, and `secrets` what stands behind
+    `${{ secrets.X }}` in their headers.
     """
     random = random or random_.Random(os.urandom(16))
     bus = Bus()
     guard = Guard(mesh.policies)
     models = Models(mesh, backend, guard)
-    definitions = Definitions(mesh, backend, store)
+    changes = Changes()
+    upstreams = Sources(sources, changes)
+    definitions = Definitions(mesh, backend, store, upstreams)
     runs = Runs(mesh, store, definitions, guard, bus, clock=clock, random=random)
     tools = Tools(
-        mesh, store, runs, definitions, guard, bus, functions=functions, http=http, secrets=secrets, clock=clock
-    )
+        mesh, store, runs, definitions, guard, bus, sources=upstreams, changes=changes, functions=functions, http=http,
+        secrets=secrets, clock=clock,
+    )  # fmt: skip
     agents = Agents(mesh, runs, definitions, guard)
     worker = Worker(
         store, definitions, runs, tools, models, guard, bus, clock=clock, random=random, sleep=sleep,
@@ -98,4 +119,13 @@ def build_engine(
     )  # fmt: skip
     scheduler = Scheduler(mesh, store, runs, bus, clock=clock, sleep=sleep)
     history = History(mesh, store, runs, definitions, models, guard, bus, clock=clock)
-    return Engine(mesh, store, tools, agents, models, runs, worker, scheduler, history, clock, random)
+    shown = Shown(mesh, store, changes, functions, files)
+    prompts = Prompts(mesh, shown, upstreams, guard)
+    resources = Resources(
+        mesh, shown, OwnResources(mesh, runs), prompts, upstreams, guard, Watching(changes, store, files, sleep)
+    )
+    prompts.read = resources.read
+    return Engine(
+        mesh, store, tools, agents, models, runs, worker, scheduler, history, upstreams, changes, resources, prompts, clock,
+        random,
+    )  # fmt: skip

@@ -12,11 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentmesh.core.acting import bounds_all
 from agentmesh.core.mesh import Mesh, definition_hash
 from agentmesh.core.model import ModelBackend
 from agentmesh.core.store import Store
 from agentmesh.core.tool import Tool, ToolSpec, matching_tools
 from agentmesh.core.workflow import VALIDATORS, LlmSpec, Step, Validator, Workflow, seconds
+from agentmesh.engine.changes import Changes
+from agentmesh.engine.sources import Sources
 from agentmesh.errors import Fail, NotFound
 
 FORMAT = 1
@@ -132,13 +135,32 @@ class Definition:
         return known
 
 
+class _Offered(dict[str, Tool]):
+    """Tools by name, with a stand-in for one that a source has not told of yet: the run says at its step if there is none."""
+
+    def __init__(self, known: Mapping[str, Tool], sources: Sources) -> None:
+        super().__init__(known)
+        self._sources = sources
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name) or self._sources.unknown(name, self) or default
+
+    def __missing__(self, name: str) -> Tool:
+        found = self._sources.unknown(name, self)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+
 class Definitions:
     """Pins workflows and tools of the mesh, and loads what runs were pinned to."""
 
-    def __init__(self, mesh: Mesh, backend: ModelBackend, store: Store) -> None:
+    def __init__(self, mesh: Mesh, backend: ModelBackend, store: Store, sources: Sources | None = None) -> None:
         self._mesh = mesh
         self._backend = backend
         self._store = store
+        self._sources = sources or Sources((), Changes())
+        self._seen = self._sources.revision
         self._loaded: OrderedDict[str, Definition] = OrderedDict()
         self._pinned: dict[tuple[str, tuple[tuple[str, str], ...]], Definition] = {}
         self._models: dict[str, tuple[str, ...]] = {}
@@ -146,8 +168,12 @@ class Definitions:
 
     def pin(self, name: str) -> Definition:
         """The definition of a workflow, or of `tool:NAME`, as the mesh's files and models stand now. NotFound when there is none."""
+        if self._seen != self._sources.revision:  # what others serve has changed
+            self._seen = self._sources.revision
+            self._pinned.clear()
+            self._models.clear()
         if name not in self._models:
-            names = _Closure(self._mesh.workflows, self._mesh.tools, self._mesh.specs, self._skills).of(name)
+            names = _Closure(self._mesh.workflows, self._tools(), self._mesh.specs, self._skills).of(name)
             default = self._mesh.file.default_model
             self._models[name] = tuple(sorted({model or default or "" for model in names.models} - {""}))
         states = self._backend.status() if self._models[name] else {}
@@ -155,12 +181,18 @@ class Definitions:
         definition = self._pinned.get((name, revisions))
         if definition is None:
             definition = _pin(
-                name, self._mesh.workflows, self._mesh.tools, self._mesh.specs, self._skills,
+                name, self._mesh.workflows, self._tools(), self._mesh.specs, self._skills,
                 self._mesh.file.default_model, dict(revisions),
             )  # fmt: skip
             self._pinned[name, revisions] = definition
             self._keep(definition)
         return definition
+
+    def _tools(self) -> Mapping[str, Tool]:
+        """Every tool that a name may mean; what others serve may not be known yet."""
+        if not self._sources.all():
+            return self._mesh.tools
+        return _Offered({**self._sources.tools, **self._mesh.tools}, self._sources)
 
     def pin_child(self, parent: Definition, name: str) -> Definition:
         """The definition of a workflow (or tool) that the parent's definition holds."""
@@ -260,6 +292,7 @@ def _tool_to_json(tool: Tool) -> dict[str, Any]:
         "name": tool.name, "description": tool.description, "input_schema": dict(tool.input_schema),
         "output_schema": None if tool.output_schema is None else dict(tool.output_schema), "title": tool.title,
         "annotations": dict(tool.annotations), "source": tool.source, "server": tool.server,
+        **({} if tool.task == "forbidden" or not tool.foreign else {"task": tool.task}),
     }  # fmt: skip
 
 
@@ -267,6 +300,8 @@ def _main(name: str, workflows: Mapping[str, Workflow], specs: Mapping[str, Tool
     if not name.startswith(TOOL):
         return workflows[name]
     spec = specs[name.removeprefix(TOOL)]
+    if spec.llm is None:
+        return _main_of_call(spec)
     step: dict[str, Any] = {"id": ASK, "llm": spec.llm}
     if spec.validate_:
         step["validate"] = spec.validate_
@@ -274,16 +309,42 @@ def _main(name: str, workflows: Mapping[str, Workflow], specs: Mapping[str, Tool
         step["on_invalid"] = spec.on_invalid
     if spec.timeout is not None:
         step["timeout"] = spec.timeout
-    return Workflow(name="tool", input=spec.input, steps=(Step.model_validate(step),))
+    return Workflow(name="tool", input=_input_of(spec), steps=(Step.model_validate(step),))
+
+
+def _main_of_call(spec: ToolSpec) -> Workflow:
+    """The workflow that one call of a tool is which could also be called in passing."""
+    step: dict[str, Any] = {"id": CALL, "effect": "read" if spec.annotations.readOnlyHint is True else "write"}
+    output = None
+    if spec.http is not None:
+        step["http"] = spec.http
+        output = f"${{{{ steps.{CALL}.output.body }}}}"
+    else:
+        step["python"] = spec.python
+    if spec.output is not None:
+        step["output"] = spec.output
+    if spec.timeout is not None:
+        step["timeout"] = spec.timeout
+    if spec.annotations.idempotentHint is True:
+        step["idempotent"] = True
+    return Workflow(name="tool", input=_input_of(spec), steps=(Step.model_validate(step),), output=output)
+
+
+def _input_of(spec: ToolSpec) -> dict[str, Any]:
+    """What a run of a tool is given: the caller's arguments, and what its user said."""
+    if not spec.elicit:
+        return spec.input
+    properties = {**spec.input.get("properties", {}), **{name: {} for name in spec.elicit}}
+    return {**spec.input, "properties": properties}
 
 
 def workflow_of_tool(tool: Tool, spec: ToolSpec | None) -> str | None:
-    """`Run.workflow` of a tool's calls: its workflow, itself when it asks a model, None when it passes through."""
+    """`Run.workflow` of a tool's calls: its workflow, itself when it asks a model or may be a task, None when it passes through."""
     if spec is None:
-        return tool.source.removeprefix("workflow:")
+        return tool.source.removeprefix("workflow:") if tool.source.startswith("workflow:") else None
     if spec.workflow is not None:
         return spec.workflow
-    return TOOL + tool.name if spec.llm is not None else None
+    return TOOL + tool.name if spec.llm is not None or spec.execution.taskSupport != "forbidden" else None
 
 
 def steps_of(workflow: Workflow) -> Iterator[Step]:
@@ -294,6 +355,11 @@ def steps_of(workflow: Workflow) -> Iterator[Step]:
         yield step
         for _, inside in step.blocks():
             waiting.extend(inside)
+
+
+def may_be_offered(tool: Tool) -> bool:
+    """Whether a pattern of a model's `tools` means it: of what others serve, only what reads, or can be given nothing unbounded."""
+    return not tool.foreign or tool.annotations.get("readOnlyHint") is True or bounds_all(tool.input_schema)
 
 
 class _Closure:
@@ -349,7 +415,7 @@ class _Closure:
             self._checks(spec.validate_)
         if spec is not None and spec.llm is not None:
             self._asks(spec.llm, spec.on_invalid)
-        elif workflow is not None:
+        elif workflow is not None and not workflow.startswith(TOOL):
             self._workflow(workflow)
 
     def _skill(self, skill: str) -> None:
@@ -369,7 +435,8 @@ class _Closure:
                 if "*" not in pattern:
                     self._tool(pattern)
             for name in matching_tools(spec.tools, self._source[1]):
-                self._tool(name)
+                if may_be_offered(self._source[1][name]):
+                    self._tool(name)
 
     def _checks(self, validators: Iterable[Validator]) -> None:
         for validator in validators:

@@ -16,7 +16,7 @@ from agentmesh.core.model import Usage
 from agentmesh.core.outside import Cluster, Databases, HttpClient
 from agentmesh.core.policy import Action
 from agentmesh.core.question import Answer, waiting_payload
-from agentmesh.core.run import JSON, Entry, Kind, Run, RunState
+from agentmesh.core.run import JSON, Entry, Kind, Run, RunState, StepState
 from agentmesh.core.store import Claim, Store
 from agentmesh.core.workflow import Step, seconds
 from agentmesh.engine.budget import Budget
@@ -358,6 +358,10 @@ class Execution:
         if not answer.yes:
             raise Declined(f"{answer.by} said no to {ask!r} (step {path})", by=answer.by)
         return answer
+
+    def remember(self, path: str, output: JSON) -> None:
+        """Keeps what this execution knows of a path up to date: what stood there has completed."""
+        self.recorded[path] = Recorded(state=StepState.COMPLETED, output=output, attempt=1, begun=True)
 
     async def undo_step(self, step: Step, path: str, scope: dict[str, JSON], output: JSON) -> bool:
         """Compensates a step whose output was not accepted; whether that worked. Nothing when it says not how, or it is done already."""

@@ -40,11 +40,13 @@ class Leaving(Exception):
 def error_of(error: BaseException) -> dict[str, JSON]:
     """{code, message} of an exception, for journal and callers: one sentence, no traceback.
 
+    `unexpected`: nobody raised it on purpose.
     `retry`: `always` when whoever raised it says that trying again may help, `declared` when only the file can say so.
     """
     if not isinstance(error, MeshError):
         text = str(error)
-        return {"code": "failed", "message": _cut(f"{type(error).__name__}: {text}" if text else type(error).__name__)}
+        said = _cut(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        return {"code": "failed", "message": said, "unexpected": True}
     found: dict[str, JSON] = {"code": error.code, "message": _cut(error.message)}
     if error.data:
         found["data"] = error.data

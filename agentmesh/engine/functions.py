@@ -13,6 +13,7 @@ from typing import Any
 import anyio.to_thread
 from anyio import CapacityLimiter
 
+from agentmesh.core.caller import Caller
 from agentmesh.core.context import Context
 from agentmesh.errors import Fail
 
@@ -54,18 +55,30 @@ def wants_context(function: Callable[..., Any]) -> bool:
     return _shape(function)[0]
 
 
-def from_thread(notify: Callable[[str], None]) -> Callable[[str], None]:
-    """`notify` for use from the event loop's thread and from a function's own."""
+def from_thread(tell: Callable[..., None]) -> Callable[..., None]:
+    """`tell` for use from the event loop's thread and from a function's own."""
     loop = asyncio.get_running_loop()
     home = threading.get_ident()
 
-    def call(line: str) -> None:
+    def call(*said: Any) -> None:
         if threading.get_ident() == home:
-            notify(line)
+            tell(*said)
         else:
-            loop.call_soon_threadsafe(notify, line)
+            loop.call_soon_threadsafe(tell, *said)
 
     return call
+
+
+class ThreadSafe:
+    """A caller that may be told things from a function's own thread. Asking is for coroutines."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.state = caller.state
+        self.progress = from_thread(caller.progress)
+        self.log = from_thread(caller.log)
+        self.can = caller.can
+        self.ask = caller.ask
+        self.answer = caller.answer
 
 
 async def call_function(

@@ -28,6 +28,10 @@ class Guard:
             )
         return decision
 
+    def decide(self, principal: Principal, action: Action) -> Decision:
+        """What the policies say, without an error."""
+        return decide(self._policies, principal, action)
+
     def allows(self, principal: Principal, action: Action) -> bool:
         return decide(self._policies, principal, action).allowed
 

@@ -252,8 +252,7 @@ class Runs:
             )
         asked = open_[0] if question is None else next(q for q in open_ if q.id == question)
         decision = self._guard.authorize(principal, Action("runs.answer", resource_of(run.workflow)))
-        self_approval = asked.kind == "approval" and principal.subject == asked.caller != LOCAL
-        if self_approval and not decision.named:
+        if _of_itself(principal, asked) and not decision.named:
             raise PolicyDenied(
                 f"{principal.subject} asked for this itself; somebody else answers {asked.id}, or a rule allows runs.answer"
             )
@@ -261,9 +260,9 @@ class Runs:
             raise Conflict(f"question {asked.id} shows something else now; look at it again before you answer")
         if asked.expires_at is not None and asked.expires_at < self._clock():
             raise Conflict(f"question {asked.id} has expired")
-        if asked.form is not None and (yes or asked.kind == "input"):
+        if asked.form is not None and yes:
             require_input(asked.form, {} if value is None and asked.kind == "approval" else value, "value")
-        payload = {"question": asked.id, "yes": yes or asked.kind == "input", "value": value, "by": principal.subject}
+        payload = {"question": asked.id, "yes": yes, "value": value if yes else None, "by": principal.subject}
         run, new = await self._store.post(run_id, Entry(Kind.RUN_ANSWERED, payload=payload), key=f"answer:{asked.id}")
         if not new:
             entries = await self._store.entries(run_id)
@@ -272,6 +271,11 @@ class Runs:
                 raise Conflict(f"question {asked.id} was answered by {first.payload['by']} already")
         await self._bus.arrived(run_id)
         return run
+
+    def may_answer(self, principal: Principal, run: Run, question: Question) -> bool:
+        """Whether `answer` would let the principal answer the question, as far as policies go."""
+        decision = self._guard.decide(principal, Action("runs.answer", resource_of(run.workflow)))
+        return decision.allowed and (decision.named or not _of_itself(principal, question))
 
     async def _answered_last(self, run_id: str) -> str:
         """Who was quicker, for a caller whose answer finds nothing open."""
@@ -361,6 +365,11 @@ class Runs:
         if run is None or not owns(principal, run):
             raise NotFound(f"there is no run {run_id!r}")
         return run
+
+
+def _of_itself(principal: Principal, question: Question) -> bool:
+    """Whether whoever asked for the run is to approve what it does."""
+    return question.kind == "approval" and principal.subject == question.caller != LOCAL
 
 
 def as_submitted(run: Run) -> Run:

@@ -11,15 +11,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from agentmesh.core.content import Content, text_of_blocks, value_of
 from agentmesh.core.expression import render
 from agentmesh.core.model import ChatRequest
 from agentmesh.core.policy import Action
 from agentmesh.core.run import JSON, Entry, Kind, RunState
+from agentmesh.core.source import SourceCall
+from agentmesh.core.tool import Tool, ToolResult
 from agentmesh.core.verdict import Outcome, Verdict
 from agentmesh.core.workflow import LlmSpec
+from agentmesh.engine.asking import RunCaller
 from agentmesh.engine.attempts import Attempt, Done, Payload
 from agentmesh.engine.budget import within
-from agentmesh.engine.definitions import workflow_of_tool
+from agentmesh.engine.definitions import TOOL, workflow_of_tool
 from agentmesh.engine.models import Answer
 from agentmesh.engine.validators import render_schema, require_input
 from agentmesh.errors import Fail, StepError
@@ -168,10 +172,16 @@ async def python(run: Execution, a: Attempt) -> Done:
 
         return await on_ray(run, a)
     assert a.step.python is not None
+    of_tool = run.run.workflow.startswith(TOOL)  # the run is one call of the tool
     output, puts = await run.bench.tools.function(
-        a.step.python, given(a), key=a.key, state_scope=f"workflow:{run.run.workflow}", run=run.run,
-        notify=lambda line: run.notice(f"{a.path}: {line}"),
+        a.step.python, run.run.input if of_tool else given(a), key=a.key,
+        state_scope=run.run.workflow if of_tool else f"workflow:{run.run.workflow}", run=run.run,
+        notify=lambda line: run.notice(f"{a.path}: {line}"), caller=RunCaller(run, a.path),
     )  # fmt: skip
+    if isinstance(output, Content):
+        if output.is_error:
+            raise Fail(text_of_blocks(output.blocks))
+        output = output.value
     return Done(output, puts=puts, schema=a.step.output)
 
 
@@ -188,14 +198,32 @@ async def call_tool(run: Execution, a: Attempt, name: str, arguments: JSON) -> D
     spec = run.definition.specs.get(name)
     run.authorize(Action("tools.call", f"tool:{name}", arguments))
     require_input(found.input_schema, arguments, "with" if a.arguments is None else "arguments")
+    if found.foreign:
+        return Done(await foreign(run, a, found, arguments))
     workflow = workflow_of_tool(found, spec)
     if workflow is not None:
         return Done(await child(run, a, workflow, arguments))
     assert spec is not None
-    output, puts = await run.bench.tools.perform(
-        found, spec, arguments, key=a.key, run=run.run, notify=lambda line: run.notice(f"{a.path}: {line}")
-    )
-    return Done(output, puts=puts)
+    result, puts = await run.bench.tools.perform(
+        found, spec, arguments, key=a.key, run=run.run, notify=lambda line: run.notice(f"{a.path}: {line}"),
+        caller=RunCaller(run, a.path),
+    )  # fmt: skip
+    return Done(output_of(result), puts=puts)
+
+
+async def foreign(run: Execution, a: Attempt, tool: Tool, arguments: JSON) -> JSON:
+    """What a tool of somebody else's answers. Fail with its words when it failed."""
+    call = SourceCall(
+        tool, arguments, run.principal, a.key, RunCaller(run, a.path), run.definition.facts(a.step).writes, run.run.id, a.timeout
+    )  # fmt: skip
+    return output_of(await run.bench.tools.source_of(tool).call(call))
+
+
+def output_of(result: ToolResult) -> JSON:
+    """A tool's answer as the one value of a step. Fail when the tool failed."""
+    if result.is_error:
+        raise Fail(result.text or "the tool failed, and does not say why")
+    return result.structured if result.content is None else value_of(result.content, result.structured)
 
 
 async def workflow(run: Execution, a: Attempt) -> Done:

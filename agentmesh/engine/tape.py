@@ -15,7 +15,7 @@ import anyio
 from agentmesh.core.run import FROM_OUTSIDE, JSON, Entry, Kind
 from agentmesh.engine.journal import Journal
 
-_TURN = re.compile(r"/(?:turn|try|validate)\[")
+_TURN = re.compile(r"/(?:turn|try|validate|ask)\[")
 _ENDS = (Kind.STEP_COMPLETED, Kind.STEP_FAILED, Kind.STEP_SKIPPED)
 _WORK = (Kind.RUN_SUBMITTED, Kind.RUN_WORKING, Kind.RUN_INPUT_REQUIRED)
 """Rows that say who worked on the run and when, not what came of it."""

@@ -98,7 +98,8 @@ async def test_a_bug_in_a_function_fails_its_step_only(error: BaseException) -> 
     of = mesh(workflow("w", {"id": "x", "python": "t:f"}), workflow("fine", {"id": "x", "set": 1}))
     async with serving(of, functions={"t:f": f}) as engine:
         run = await finished(engine, "w")
-        assert run.error == {"code": "failed", "message": f"{type(error).__name__}: {error}", "path": "x"}
+        message = f"{type(error).__name__}: {error}"
+        assert run.error == {"code": "failed", "message": message, "unexpected": True, "path": "x"}
         assert (await finished(engine, "fine")).state is RunState.COMPLETED
 
 
