@@ -45,8 +45,11 @@ from agentmesh.mcp.convert import (
     to_mcp_result,
     to_mcp_tool,
 )
+from agentmesh.mcp.fast import Fast
 from agentmesh.mcp.front import Front
+from agentmesh.mcp.metering import metering
 from agentmesh.mcp.people import People
+from agentmesh.mcp.tasks import Tasks
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -71,14 +74,16 @@ NOTICES: Final = 64
 class McpEdge:
     """What app.py mounts at `/mcp` (`app`) and holds open in its lifespan (`run`). `server` also serves in process."""
 
-    def __init__(self, server: Server[Any], manager: StreamableHTTPSessionManager) -> None:
+    def __init__(self, server: Server[Any], manager: StreamableHTTPSessionManager, app: Fast) -> None:
         self.server = server
-        self.app: ASGIApp = Front(manager)
+        self.app = app
         self._manager = manager
 
-    def run(self) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
         """Holds every session; leaving it ends them and cancels what runs for them. May be entered once."""
-        return self._manager.run()
+        async with self._manager.run(), self.app.run():
+            yield
 
 
 def build_mcp(
@@ -103,6 +108,7 @@ def build_mcp(
         on_list_tools=handlers.list_tools,
         on_call_tool=handlers.call_tool,
     )
+    handlers.tasks.register(server)
     # The SDK's only middleware opens a span per message; without an exporter it is a cost and nothing else.
     server.middleware.clear()
     manager = StreamableHTTPSessionManager(
@@ -112,7 +118,8 @@ def build_mcp(
         max_sessions=max_sessions,
         max_request_body_size=settings.limits.body,
     )
-    return McpEdge(server, manager)
+    limits = settings.limits
+    return McpEdge(server, manager, Fast(engine, server, Front(manager), body=limits.body, depth=limits.json_depth))
 
 
 class _Handlers:
@@ -123,6 +130,7 @@ class _Handlers:
         self._depth = depth
         self._in_process = in_process
         self._people = People(engine)
+        self.tasks = Tasks(engine, self._principal, depth=depth)
 
     async def list_tools(self, ctx: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> Any:
         try:
@@ -151,8 +159,11 @@ class _Handlers:
             meta: Mapping[str, Any] = ctx.meta or {}
             key = meta.get(KEY_META)
             call = ToolCall(params.name, arguments, key if isinstance(key, str) else None)
+            tool = None if call.name in self._people.tools else self._engine.tools.find(call.name)
             if call.name in self._people.tools:
                 result = await self._people.call(principal, call)
+            elif tool is not None and self.tasks.takes(ctx, tool):
+                return await self.tasks.call(ctx, principal, call, tool)
             elif meta.get("progress_token") is None:
                 result = await self._engine.tools.call(principal, call, source="mcp")
             else:

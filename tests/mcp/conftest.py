@@ -51,6 +51,12 @@ class FakeTools:
         self.listed += 1
         return [t for t in self.tools.values() if not t.name.startswith("secret.") or principal.subject == "root"]
 
+    def find(self, name: str) -> Tool | None:
+        return self.tools.get(name)
+
+    def is_run(self, tool: Tool) -> bool:
+        return False
+
     async def call(
         self,
         principal: Principal,
