@@ -195,6 +195,17 @@ class PlainHttp:
             raise Unreachable(f"{key} does not accept connections") from error
 
 
+async def _ended(answer: _Answer) -> bool:
+    """Whether a stream has come to its end, which was on its way when its answer was read."""
+    try:
+        async with asyncio.timeout(END_TIME):
+            async for _ in answer.parts():
+                pass
+    except (TimeoutError, Dropped, Oversized):
+        return False
+    return answer.complete
+
+
 def _request(method: str, path: str, query: str, host: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
     target = f"{path}?{query}" if query else path
     fields = [f"{method} {target} HTTP/1.1", f"host: {host}"]
