@@ -13,13 +13,11 @@ import anyio
 
 from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.memory_model import ScriptedModel
-from agentmesh.core.agent import Skill
-from agentmesh.core.mesh import Mesh, MeshFile
+from agentmesh.core.mesh import Mesh, MeshFile, assemble
 from agentmesh.core.policy import PolicyFile, Principal
 from agentmesh.core.run import Entry, Kind, Run
 from agentmesh.core.server_file import ServerFile
 from agentmesh.core.store import Store
-from agentmesh.core.tool import Tool, ToolSpec
 from agentmesh.core.workflow import Workflow
 from agentmesh.engine import Engine, build_engine
 
@@ -74,34 +72,7 @@ def mesh(
         }
     )
     server = ServerFile.model_validate({"name": "desk", "tools": tools or {}})
-    specs = {f"desk.{name}": spec for name, spec in server.tools.items()}
-    offered = {name: _tool(name, spec, workflows) for name, spec in specs.items()}
-    skills: dict[str, Skill] = {}
-    for w in workflows:
-        if w.on.mcp is not None:
-            name = w.on.mcp.name or w.name
-            offered[name] = Tool(
-                name,
-                w.description or "",
-                w.input,
-                w.output_schema,
-                annotations=w.annotations,
-                source=f"workflow:{w.name}",
-            )
-        if w.on.a2a is not None:
-            skill = w.on.a2a.skill or w.name
-            skills[skill] = Skill(skill, skill, w.description or "", w.name, input_schema=w.input)
-    return Mesh(
-        PurePath("mesh"), file, {"desk": server}, {w.name: w for w in workflows}, policies, offered, specs, skills
-    )
-
-
-def _tool(name: str, spec: ToolSpec, workflows: tuple[Workflow, ...]) -> Tool:
-    output = spec.llm.output if spec.llm is not None else spec.output
-    annotations = spec.annotations.model_dump(exclude_none=True)
-    return Tool(
-        name, spec.description, spec.input, output, annotations=annotations, source="server:desk", server="desk"
-    )
+    return assemble(PurePath("mesh"), file, [server], workflows, policies)
 
 
 @asynccontextmanager
