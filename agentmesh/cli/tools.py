@@ -49,10 +49,14 @@ def call(
         note(f"{name} failed: {result['text'] or 'it does not say why'}")
         raise typer.Exit(FAILED)
     answer = result["text"] if result["structured"] is None else result["structured"]
+    blocks = result.get("content") or ()
     if as_json:
-        print_json(answer)
-    else:
-        print_value(answer)
+        print_json(blocks if blocks and result["structured"] is None else answer)
+        return
+    for block in blocks:
+        if block["type"] != "text":  # a terminal cannot show it; --json gives it whole
+            note(f"also: {block['type']} {block.get('mimeType') or block.get('uri') or ''}".rstrip())
+    print_value(answer)
 
 
 def _result(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:

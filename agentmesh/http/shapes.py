@@ -323,6 +323,7 @@ def tool_to_json(tool: Tool) -> dict[str, Any]:
 def result_to_json(result: ToolResult) -> dict[str, Any]:
     return {
         "structured": result.structured, "text": result.text, "is_error": result.is_error, "run_id": result.run_id,
+        **({} if result.content is None else {"content": [dict(block) for block in result.content]}),
     }  # fmt: skip
 
 
