@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from agentmesh.core.caller import ELICITATION, Caller, InputRequest, InputRequired, Method, missing
 from agentmesh.core.caller import Level as LogLevel
@@ -17,7 +19,7 @@ from agentmesh.core.policy import Principal
 from agentmesh.core.question import Question, Reply, questions
 from agentmesh.core.run import JSON, Entry, Kind, Run, RunEvent, StepState
 from agentmesh.engine.validators import require_input
-from agentmesh.errors import Conflict, Declined, Fail, InvalidInput, PolicyDenied
+from agentmesh.errors import Conflict, Declined, Fail, InvalidInput, NotFound, PolicyDenied
 
 if TYPE_CHECKING:
     from agentmesh.engine.execution import Execution
@@ -146,76 +148,126 @@ async def follow_and_ask(
 ) -> Run:  # fmt: skip
     """The run when it has ended, its questions put to the caller meanwhile. InputRequired when the caller has to come again.
 
-    What the principal may not answer itself is left to others, and so is what its user would not say. `heard`: number of the
-    journal's rows that an earlier round has told already.
+    What runs ask that do the work of its steps is put to the caller, too. What the principal may not answer itself is left to
+    others, and so is what its user would not say. `heard`: number of the journal's rows that an earlier round has told already.
     """
-    put: dict[str, anyio.CancelScope] = {}
-    needs: dict[str, InputRequest] = {}
-    failure: BaseException | None = None
+    asking = _Asking(runs, principal, caller)
 
-    async def ask(question: Question, group: anyio.CancelScope) -> None:
-        nonlocal failure
-        with anyio.CancelScope() as scope:
-            put[question.id] = scope
-            try:
-                reply = await caller.answer(question)
-                if reply is not None:
-                    await _give(runs, principal, run.id, question, reply)
-            except InputRequired as required:
-                needs.update(required.requests)
-            except (Conflict, PolicyDenied):
-                pass  # somebody was quicker, or it is for somebody else after all
-            except Exception as error:
-                failure = failure or error
-            if needs or failure is not None:
-                group.cancel()
+    def tell(event: RunEvent) -> None:
+        if hear is not None and (event.entry is None or event.entry.seq > heard):
+            hear(event if event.entry is not None else event.message)
 
-    async with anyio.create_task_group() as group, aclosing(events):
-        async for event in events:
-            run = event.run
-            if hear is not None and (event.entry is None or event.entry.seq > heard):
-                hear(event if event.entry is not None else event.message)
-            if event.entry is None or event.entry.kind not in _LOOK:
-                continue
-            open_ = {question.id: question for question in questions(run)}
-            for id_ in [id_ for id_ in put if id_ not in open_]:
-                put.pop(id_).cancel()
-            for id_, question in open_.items():
-                if id_ not in put and runs.may_answer(principal, run, question):
-                    put[id_] = anyio.CancelScope()
-                    group.start_soon(ask, question, group.cancel_scope)
+    async with anyio.create_task_group() as group:
+        run = await asking.follow(group, run, events, tell)
         group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    if needs and not run.state.terminal:
-        raise InputRequired(await _all(runs, principal, run.id, caller, needs), run_id=run.id)
+    if asking.failure is not None:
+        raise asking.failure
+    if asking.needs and not run.state.terminal:
+        raise InputRequired(await asking.all(), run_id=run.id)
     return run
 
 
+class _Asking:
+    """The questions of one call's run, and of the runs within it."""
+
+    def __init__(self, runs: Runs, principal: Principal, caller: Caller) -> None:
+        self._runs = runs
+        self._principal = principal
+        self._caller = caller
+        self._put: dict[str, anyio.CancelScope] = {}
+        """Scopes of the questions that were put, by the name that the caller knows them by."""
+        self._within: dict[str, str] = {}
+        """Runs that were seen, each with what the names of its questions begin with."""
+        self.needs: dict[str, InputRequest] = {}
+        self.failure: BaseException | None = None
+
+    async def follow(
+        self, group: TaskGroup, run: Run, events: AsyncGenerator[RunEvent, None], tell: Callable[[RunEvent], None],
+        under: str = "",
+    ) -> Run:  # fmt: skip
+        """The run when it has ended, or when there is something that ends the call before."""
+        self._within[run.id] = under
+        async with aclosing(events):
+            async for event in events:
+                run = event.run
+                tell(event)
+                if event.entry is None:
+                    continue
+                child = event.entry.payload.get("run")
+                if event.entry.kind is Kind.STEP_CHILD and child not in self._within and len(self._within) < RUNS:
+                    group.start_soon(self._child, group, str(child), f"{under}{event.entry.path}/")
+                elif event.entry.kind in _LOOK:
+                    self._look(group, run)
+        return run
+
+    async def _child(self, group: TaskGroup, run_id: str, under: str) -> None:
+        try:
+            run = await self._runs.get(self._principal, run_id)
+            await self.follow(group, run, self._runs.follow(run), _unheard, under)
+        except (NotFound, PolicyDenied):
+            pass  # not the caller's to see: its questions are for others
+
+    def _look(self, group: TaskGroup, run: Run) -> None:
+        under = self._within[run.id]
+        open_ = {under + question.id: question for question in questions(run)}
+        own = [name for name, _ in self._put.items() if self._owner(name) == run.id]
+        for name in own:
+            if name not in open_:
+                self._put.pop(name).cancel()
+        for name, question in open_.items():
+            if name not in self._put and self._runs.may_answer(self._principal, run, question):
+                self._put[name] = anyio.CancelScope()
+                group.start_soon(self._ask, group, name, question)
+
+    def _owner(self, name: str) -> str | None:
+        """The run whose question has this name: the one within whose steps it stands deepest."""
+        under = {prefix: run_id for run_id, prefix in self._within.items() if name.startswith(prefix)}
+        return under[max(under, key=len)] if under else None
+
+    async def _ask(self, group: TaskGroup, name: str, question: Question) -> None:
+        with self._put.get(name) or anyio.CancelScope():
+            try:
+                reply = await self._caller.answer(replace(question, id=name))
+                if reply is not None:
+                    await _give(self._runs, self._principal, question, reply)
+            except InputRequired as required:
+                self.needs.update(required.requests)
+            except (Conflict, PolicyDenied):
+                pass  # somebody was quicker, or it is for somebody else after all
+            except Exception as error:
+                self.failure = self.failure or error
+            if self.needs or self.failure is not None:
+                group.cancel_scope.cancel()
+
+    async def all(self) -> Mapping[str, InputRequest]:
+        """What is asked, with every other question that is open by now: the client answers them in one round."""
+        found = dict(self.needs)
+        for run_id, under in self._within.items():
+            run = await self._runs.get(self._principal, run_id)
+            for question in questions(run):
+                if self._runs.may_answer(self._principal, run, question):
+                    try:
+                        await self._caller.answer(replace(question, id=under + question.id))
+                    except InputRequired as required:
+                        found.update(required.requests)
+        return found
+
+
+def _unheard(_: RunEvent) -> None:
+    """What happens within a step is told by the step's own run."""
+
+
+RUNS = 100
+"""Runs within one call whose questions are looked for."""
 _LOOK = frozenset(
     {Kind.STEP_WAITING, Kind.STEP_COMPLETED, Kind.STEP_FAILED, Kind.STEP_ATTEMPT, Kind.RUN_INPUT_REQUIRED}
 )
 
 
-async def _all(
-    runs: Runs, principal: Principal, run_id: str, caller: Caller, needs: Mapping[str, InputRequest]
-) -> Mapping[str, InputRequest]:
-    """What is asked, with every other question that is open by now: the client answers them in one round."""
-    found = dict(needs)
-    run = await runs.get(principal, run_id)
-    for question in questions(run):
-        if runs.may_answer(principal, run, question):
-            try:
-                await caller.answer(question)
-            except InputRequired as required:
-                found.update(required.requests)
-    return found
-
-
-async def _give(runs: Runs, principal: Principal, run_id: str, question: Question, reply: Reply) -> None:
+async def _give(runs: Runs, principal: Principal, question: Question, reply: Reply) -> None:
     try:
         await runs.answer(
-            principal, run_id, question=question.id, yes=reply.yes, value=reply.value, digest=question.digest
+            principal, question.run_id, question=question.id, yes=reply.yes, value=reply.value, digest=question.digest
         )
     except InvalidInput as error:
         raise InvalidInput(f"the answer to {question.ask!r} does not fit: {error.message}") from error

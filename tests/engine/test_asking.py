@@ -236,3 +236,26 @@ async def test_nobody_approves_what_they_asked_for() -> None:
             assert caller.asked == []
             await engine.runs.answer(boss, run.id)
         assert results[0].structured == "sent"
+
+
+async def test_what_a_run_within_asks_goes_to_whoever_called() -> None:
+    """Under the path of the step that it does the work of, so that two questions of one name are told apart."""
+    inner = workflow("inner", {"id": "ok", "approve": {"ask": "Really?"}}, input={"type": "object"})
+    outer = workflow(
+        "w", {"id": "both", "parallel": {"a": [{"id": "x", "workflow": "inner"}], "b": [{"id": "y", "workflow": "inner"}]}},
+        {"id": "ok", "approve": {"ask": "Send it?"}}, {"id": "end", "set": "sent"}, on={"mcp": {}}, input={"type": "object"},
+    )  # fmt: skip
+    yes = Reply(yes=True)
+    names = ["both/a/x/ok#1", "both/b/y/ok#1", "ok#1"]
+    async with serving(mesh(inner, outer)) as engine:
+        caller = ScriptedCaller(dict.fromkeys(names, yes))
+        assert (await ask_of(engine, caller)).structured == "sent"
+        assert sorted(caller.asked) == names
+        with pytest.raises(InputRequired) as required:
+            await ask_of(engine, ScriptedCaller(again=True))
+        answers = dict.fromkeys(required.value.requests, yes)
+        with pytest.raises(InputRequired) as again:
+            await ask_of(engine, ScriptedCaller(answers, again=True), required.value.run_id)
+        assert again.value.run_id == required.value.run_id
+        caller = ScriptedCaller(dict.fromkeys(names, yes), again=True)
+        assert (await ask_of(engine, caller, required.value.run_id)).structured == "sent"
