@@ -29,9 +29,7 @@ _KINDS: Mapping[str, type[BaseModel]] = {
     "cases": CaseFile,
 }
 _NOT_BUILT: Mapping[str, tuple[str, ...]] = {
-    "MeshFile": ("agents",),
     "Deploy": ("adapters",),
-    "ServerFile": ("resources", "prompts", "upstream", "openapi", "expose", "approve"),
     "AgentSpec": ("peer",),
     "Rule": ("approve", "redact"),
     "PolicyFile": ("limits", "guards"),

@@ -10,13 +10,14 @@ import ast
 import importlib.util
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from pydantic import BaseModel
 
 import agentmesh
 from agentmesh.adapters.file_schemas import schemas
+from agentmesh.adapters.mesh_files import refusal
 from agentmesh.adapters.yaml_document import MAX_BYTES, read_yaml
 from agentmesh.core.check import Function, Project, check
 from agentmesh.core.inference import closest
@@ -29,7 +30,7 @@ from agentmesh.core.workflow import Workflow
 from agentmesh.errors import Fault, ProjectError
 from agentmesh.settings import Secrets
 
-__all__ = ["MESH_FILE", "find_function", "find_weights", "load_mesh", "schemas"]
+__all__ = ["MESH_FILE", "find_function", "find_path", "find_weights", "load_mesh", "schemas"]
 
 MESH_FILE = "agentmesh.yaml"
 MAX_FILES = 1000
@@ -54,6 +55,7 @@ def load_mesh(folder: Path, secrets: Secrets) -> Mesh:
         mesh,
         find_function=find_function,
         find_weights=lambda source: find_weights(source, folder),
+        find_path=lambda path, kind: find_path(path, kind, folder),
         secrets=frozenset(secrets.values),
     )
     if faults:
@@ -63,13 +65,40 @@ def load_mesh(folder: Path, secrets: Secrets) -> Mesh:
         for name, model in mesh_file.models.items()
     }
     databases = {name: fill_secrets(url, secrets.values) for name, url in mesh_file.databases.items()}
+    agents = {name: _filled(peer, secrets.values, "token") for name, peer in mesh_file.agents.items()}
     return assemble(
         folder,
-        mesh_file.model_copy(update={"models": filled, "databases": databases}),
-        mesh.servers.values(),
+        mesh_file.model_copy(update={"models": filled, "databases": databases, "agents": agents}),
+        [_filled_server(server, secrets.values) for server in mesh.servers.values()],
         mesh.workflows.values(),
         mesh.policies,
     )
+
+
+def _filled_server(server: ServerFile, secrets: Mapping[str, str]) -> ServerFile:
+    """A server file with the secrets of what others serve in place; those of its own tools are filled in when they are sent."""
+    update: dict[str, BaseModel] = {}
+    if server.upstream is not None:
+        oauth = server.upstream.oauth
+        filled = None if oauth is None else _filled(oauth, secrets, "client_key")
+        update["upstream"] = _filled(server.upstream, secrets, "token", "headers", "env").model_copy(
+            update={"oauth": filled}
+        )
+    if server.openapi is not None:
+        update["openapi"] = _filled(server.openapi, secrets, "token", "headers")
+    return server.model_copy(update=update) if update else server
+
+
+def _filled(part: T, secrets: Mapping[str, str], *names: str) -> T:
+    """A part of a file with the secrets in these fields in place: a text, or texts by name."""
+    update: dict[str, object] = {}
+    for name in names:
+        value = getattr(part, name)
+        if isinstance(value, str):
+            update[name] = fill_secrets(value, secrets)
+        elif isinstance(value, dict):
+            update[name] = {key: fill_secrets(text, secrets) for key, text in value.items()}
+    return part.model_copy(update=update)
 
 
 class _Reader:
@@ -211,6 +240,25 @@ def _signature(arguments: ast.arguments) -> Function:
         names = names[1:]
         without_default = [n for n in without_default if n != "ctx"]
     return Function(None if arguments.kwarg else tuple(names), tuple(without_default))
+
+
+def find_path(path: str, kind: str, folder: Path) -> str | None:
+    """What is wrong with a path that must be a `file` or a `folder` under the mesh's; None when nothing is."""
+    if path in (".", "./") and kind == "folder":
+        return None
+    if reason := refusal(path.rstrip("/")):
+        return f"{path!r} {reason}"
+    whole = folder / path
+    there = whole.is_dir() if kind == "folder" else whole.is_file()
+    if not there:
+        names = [other.name for other in whole.parent.iterdir()] if whole.parent.is_dir() else []
+        return f"the {kind} {path} is missing{closest(whole.name, names)}"
+    at = folder
+    for name in PurePosixPath(path).parts:
+        at = at / name
+        if at.is_symlink():
+            return f"{path!r} goes by a link ({name}), which is not followed"
+    return None
 
 
 def find_weights(source: str, folder: Path) -> str | None:

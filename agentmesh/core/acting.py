@@ -35,7 +35,7 @@ from agentmesh.core.taint import (
     union,
     way_of,
 )
-from agentmesh.core.tool import matching_tools
+from agentmesh.core.tool import Tool, matching_tools
 from agentmesh.core.workflow import OnError, Step, Validator
 
 _PASSES = 40
@@ -55,12 +55,17 @@ def unbounded_calls(patterns: Sequence[str], world: World, way_out: str = "") ->
     mesh = world.mesh
     for i, pattern in enumerate(patterns):
         for name in matching_tools((pattern,), mesh.tools):
-            schema = mesh.tools[name].input_schema
+            schema, foreign = mesh.tools[name].input_schema, mesh.tools[name].foreign
             if not tool_writes(name, mesh.tools) or world.sound(schema) is not schema:
                 continue
+            if foreign and "*" in pattern:
+                continue  # what it means is known at run time: then only those are offered that read, or bound every argument
             unchecked = of_schema(schema, lambda way: frozenset([Mark(way, "")])).marks
             if unchecked:
                 told = spelled(_first(unchecked).origin) or "what it likes"
+                if foreign:
+                    yield i, _foreign_call(mesh.tools[name], way_out)
+                    break
                 message = (
                     f"the model could call {name!r}, which writes, with {told!r} as it likes: let it call only tools that say"
                     f" `readOnlyHint: true`, and call {name!r} in a step of its own behind a check; or bound every argument"
@@ -68,6 +73,16 @@ def unbounded_calls(patterns: Sequence[str], world: World, way_out: str = "") ->
                 )
                 yield i, message
                 break
+
+
+def _foreign_call(tool: Tool, way_out: str) -> str:
+    """What to say of somebody else's tool that a model could call."""
+    prefix, _, own = tool.name.partition(".")
+    reads = f"add {own} to `reads:` of server {prefix} if it changes nothing" if tool.server is not None else "it is a peer's skill"
+    return (
+        f"the model could call {tool.name!r}, which writes as far as is known here, with what it likes: {reads}; else call it in a"
+        f" step of its own behind a check{way_out}"
+    )
 
 
 def bounds_all(schema: Mapping[str, Any]) -> bool:

@@ -6,8 +6,10 @@ The files were read and have (mostly) their shape; nothing runs here, and nothin
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +19,7 @@ from agentmesh.core.checker import NOT_BUILT, Checker, Function, World
 from agentmesh.core.cycle import endless
 from agentmesh.core.document import Document, Path
 from agentmesh.core.flow import FlowChecker
+from agentmesh.core.foreign import may_mean_foreign, with_foreign
 from agentmesh.core.inference import closest
 from agentmesh.core.mesh import Mesh, MeshFile, offered_name
 from agentmesh.core.model import Model
@@ -27,7 +30,7 @@ from agentmesh.core.server import ServerChecker
 from agentmesh.core.server_file import ServerFile
 from agentmesh.core.shape import Source
 from agentmesh.core.trigger import TriggerChecker
-from agentmesh.core.workflow import Workflow
+from agentmesh.core.workflow import NAME, Workflow
 from agentmesh.errors import Fault
 
 __all__ = ["Function", "Project", "check"]
@@ -51,13 +54,14 @@ def check(
     *,
     find_function: Callable[[str], Function | str],
     find_weights: Callable[[str], str | None],
+    find_path: Callable[[str, str], str | None] = lambda path, kind: None,
     secrets: frozenset[str],
 ) -> list[Fault]:
     """Every fault of every file. `mesh`: the project assembled; `secrets`: names that are set.
 
-    `find_weights` says what is wrong with a model's `source`, or None.
+    `find_weights` says what is wrong with a model's `source`, or None; `find_path` with a `file` or `folder` of the mesh's folder.
     """
-    world = World(mesh, find_function, _unsure(project), _declared(project))
+    world = World(with_foreign(mesh), find_function, _unsure(project), find_path, _declared(project))
     _unique(project, world)
     endless(project.workflows, project.servers, world)
     if project.mesh is not None:
@@ -127,6 +131,13 @@ def _unique(project: Project, world: World) -> None:
         claim("server", server.value.name, server, ("name",))
         for tool in server.value.tools:
             claim("tool", offered_name(server.value, tool), server, ("tools", tool), key=True)
+        for prompt in server.value.prompts:
+            claim("prompt", offered_name(server.value, prompt), server, ("prompts", prompt), key=True)
+        for name, resource in server.value.resources.items():
+            claim("resource", resource.uri, server, ("resources", name, "uri"))
+    if project.mesh is not None:
+        for peer in project.mesh.value.agents:
+            claim("server", peer, project.mesh, ("agents", peer), key=True)
     for workflow in project.workflows:
         value = workflow.value
         claim("workflow", value.name, workflow, ("name",))
@@ -142,12 +153,12 @@ class _MeshChecker(Checker):
     def check(self, file: MeshFile, find_weights: Callable[[str], str | None]) -> None:
         if file.retention is not None:
             self.duration(("retention",))
-        if file.agents:
-            self.fault(
-                ("agents",),
-                f"calling peers is {NOT_BUILT}; agents of this mesh are its workflows with on.a2a",
-                key=True,
-            )
+        for name, peer in file.agents.items():
+            if not re.fullmatch(NAME, name):
+                said = f"{name!r} cannot name a peer: a small letter, then small letters, digits, '_' or '-'"
+                self.fault(("agents", name), said, key=True)
+            self.address(("agents", name, "card"), peer.card)
+        self.mcp(file)
         scheme = file.store.partition("://")[0]
         if scheme not in ("sqlite", "postgresql"):
             self.fault(("store",), "must be sqlite:///FILE or postgresql://...")
@@ -166,6 +177,15 @@ class _MeshChecker(Checker):
         skills = self.world.mesh.skills
         if file.a2a.default is not None and (message := self.world.unknown("skills", file.a2a.default, skills)):
             self.fault(("a2a", "default"), message)
+
+    def mcp(self, file: MeshFile) -> None:
+        tools = self.world.mesh.tools
+        for i, glob in enumerate(file.mcp.pin):
+            known = any(fnmatchcase(name, glob) for name in tools) or may_mean_foreign(glob, self.world.mesh)
+            if not known and "tools" not in self.world.unsure:
+                self.fault(("mcp", "pin", i), f"no tool fits {glob!r}{closest(glob.strip('*.'), tools)}")
+        if file.mcp.task_ttl is not None:
+            self.duration(("mcp", "task_ttl"))
 
     def address(self, path: Path, url: str) -> None:
         try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from agentmesh.core.document import Path, strings
 from agentmesh.core.expression import ExpressionError, check_expression, check_template, segments
+from agentmesh.core.foreign import may_mean_foreign
 from agentmesh.core.inference import DYN, STRING, Facts, JsonSchema, closest, describe, kinds, union
 from agentmesh.core.inference import field as field_of
 from agentmesh.core.mesh import Mesh, llm_output
@@ -38,6 +39,8 @@ class World:
     """Of `package.module:function`; a string says what is wrong with the name."""
     unsure: frozenset[str] = frozenset()
     """`tools`, `workflows`: a file could not be read, so that an unknown name may stand there."""
+    find_path: Callable[[str, str], str | None] = lambda path, kind: None
+    """What is wrong with a path under the mesh's folder that must be a `file` or a `folder`; None when nothing is."""
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Names known to be declared in parts that did not fit."""
     faults: list[Fault] = field(default_factory=list)
@@ -217,6 +220,8 @@ class Checker:
             elif "*" not in pattern:
                 if message := self.world.unknown("tools", pattern, known):
                     self.fault(at, message)
+            elif may_mean_foreign(pattern, self.world.mesh):
+                continue
             elif not matching_tools((pattern,), known) and "tools" not in self.world.unsure:
                 self.fault(at, f"no tool fits {pattern!r}{closest(pattern.strip('*.'), known) or _listing(known)}")
 

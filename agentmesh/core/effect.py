@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from agentmesh.core.foreign import foreign_may_write
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.tool import Tool, matching_tools
 from agentmesh.core.workflow import Step, Workflow
@@ -37,7 +38,10 @@ def writes_within(step: Step, mesh: Mesh, seen: frozenset[str] = frozenset()) ->
         child = mesh.workflows.get(step.workflow)
         return child is not None and child.name not in seen and _any_writes(child, mesh, seen | {child.name})
     if step.effect is None and step.llm is not None and step.llm.tools:
-        return any(tool_writes(name, mesh.tools) for name in matching_tools(step.llm.tools, mesh.tools))
+        patterns = step.llm.tools
+        return any(tool_writes(name, mesh.tools) for name in matching_tools(patterns, mesh.tools)) or any(
+            foreign_may_write(pattern, mesh) for pattern in patterns if "*" in pattern
+        )
     return writes(step, mesh.tools)
 
 

@@ -24,7 +24,9 @@ class Peer(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     card: str
-    token: str | None = None
+    """Where its agent card is: http(s)."""
+    token: str | None = Field(None, repr=False)
+    """A bearer token for it: `${{ secrets.NAME }}`."""
 
 
 class A2aSettings(BaseModel):

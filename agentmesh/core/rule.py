@@ -8,6 +8,7 @@ from typing import Any
 
 from agentmesh.core.checker import NOT_BUILT, Checker
 from agentmesh.core.document import Path
+from agentmesh.core.foreign import sources_of
 from agentmesh.core.inference import DYN, STRING, closest
 from agentmesh.core.policy import ACTIONS, KINDS, PolicyFile
 
@@ -83,8 +84,11 @@ class PolicyChecker(Checker):
         mesh = self.world.mesh
         among: Mapping[str, Mapping[str, Any]] = {
             "tool": mesh.tools, "workflow": mesh.workflows, "agent": mesh.skills, "model": mesh.file.models,
+            "prompt": mesh.prompts,
         }  # fmt: skip
         exact = not set(name) & set("*?[")
+        if kind == "prompt" and sources_of(mesh):
+            return  # theirs are known when they answer
         if exact and kind in among:
             names = "skills" if kind == "agent" else f"{kind}s"
             if message := self.world.unknown(names, name, among[kind]):

@@ -43,14 +43,14 @@ def check_strays(world: World, source: Source[Any], secrets: frozenset[str]) -> 
                     )
 
 
-_PLACES = (
-    "a secret may stand only in `key` of a model, `token` and `key` of a webhook, `headers` of http, and `databases`"
-)
+_PLACES = "a secret may stand only in `key` of a model, `token`, `key` and `client_key`, in `headers` and `env`, and in `databases`"
 
 
 def _may_hold_secret(path: Path) -> bool:
     return bool(path) and (
-        path[-1] in ("key", "token") or path[0] == "databases" or any(p in ("headers", "env") for p in path[:-1])
+        path[-1] in ("key", "token", "client_key")
+        or path[0] == "databases"
+        or any(p in ("headers", "env") for p in path[:-1])
     )
 
 

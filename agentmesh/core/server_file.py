@@ -21,8 +21,10 @@ class OAuth(_Part):
     """`client_credentials`: one token for the mesh. `authorization_code`: one for each user, who logs in once in a browser."""
     client_id: str | None = None
     """None: the client registers itself, by metadata document or dynamically, where the authorization server lets it."""
-    client_key: str | None = None
-    """The client's secret: `${{ secrets.NAME }}`."""
+    client_key: str | None = Field(None, repr=False)
+    """The client's secret, or its private key in PEM form: `${{ secrets.NAME }}`."""
+    issuer: str | None = None
+    """The authorization server that `client_id` belongs to; None: the one that it is first used with. Its secret goes to no other."""
     scopes: list[str] | None = None
     """None: those that the upstream names."""
 
@@ -31,14 +33,14 @@ class Upstream(_Part):
     """An MCP server to offer: over HTTP (`url`), or a child process that speaks on its stdin and stdout (`command`)."""
 
     url: str | None = None
-    token: str | None = None
+    token: str | None = Field(None, repr=False)
     """A bearer token that is always the same: `${{ secrets.NAME }}`."""
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = Field({}, repr=False)
     """Sent with every request; values may hold secrets."""
     oauth: OAuth | None = None
     command: list[str] | None = None
     """A program and its arguments; never a shell's line."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = Field({}, repr=False)
     """Of the child, beside PATH, HOME, LANG and the like; values may hold secrets."""
     cwd: str | None = None
     """Folder of the child, under the mesh's; None: the mesh's folder."""
@@ -57,9 +59,9 @@ class OpenApi(_Part):
     """A file under the mesh's folder, or an http(s) address."""
     url: str | None = None
     """Where the API is; None: the document's first server."""
-    token: str | None = None
+    token: str | None = Field(None, repr=False)
     """A bearer token: `${{ secrets.NAME }}`."""
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = Field({}, repr=False)
     """Sent with every request; values may hold secrets."""
     timeout: Duration = 30.0
     operations: dict[str, Operation] = {}

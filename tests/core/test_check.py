@@ -128,15 +128,10 @@ def test_what_is_not_built_is_said(tmp_path: Path, steps: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("servers/x.yaml", "name: x\nupstream: {url: 'http://x'}\n"),
-        ("servers/x.yaml", "name: x\nopenapi: x.json\ntools: {}\n"),
-        ("servers/x.yaml", "name: x\nresources: {}\ntools: {}\n"),
-        ("servers/x.yaml", "name: x\nprompts: {}\ntools: {}\n"),
         ("policies/x.yaml", "rules: [{approve: tools.call}]\n"),
         ("policies/x.yaml", "rules: [{allow: '*', redact: [email]}]\n"),
         ("policies/x.yaml", "limits: [{calls: 3}]\n"),
         ("policies/x.yaml", "guards: [{redact: [email]}]\n"),
-        ("agentmesh.yaml", MESH + "agents: {b: {card: 'https://x'}}\n"),
         ("agentmesh.yaml", "name: a\nmodels: {t: {source: a/b, deploy: {replicas: {min: 0}}}}\ndefault_model: t\n"),
         ("agentmesh.yaml", "name: a\nmodels: {t: {source: a/b, deploy: {adapters: {a: b}}}}\ndefault_model: t\n"),
     ],
