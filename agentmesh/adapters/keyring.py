@@ -83,5 +83,7 @@ def _read(file: Path) -> bytes:
     if others:
         raise ServeError(f"others may read the mesh's key {file}; take that right from them: chmod 600 {file}")
     if len(key) < SHORTEST_KEY:
-        raise ServeError(f"the mesh's key {file} is shorter than {SHORTEST_KEY} characters; restore it, or remove it to make another")
+        raise ServeError(
+            f"the mesh's key {file} is shorter than {SHORTEST_KEY} characters; restore it, or remove it to make another"
+        )
     return key
