@@ -49,6 +49,7 @@ from agentmesh.engine import Engine, build_engine
 from agentmesh.errors import ServeError
 from agentmesh.http.auth import Guard, check_bind
 from agentmesh.http.health import health_routes
+from agentmesh.http.metrics import metrics_routes
 from agentmesh.http.problems import HANDLERS
 from agentmesh.http.webhooks import webhook_routes
 from agentmesh.settings import Settings
@@ -75,6 +76,18 @@ class Late:
         while self._app is None:
             await self._given.wait()
         await self._app(scope, receive, send)
+
+
+class Shortcut:
+    """Sends one exact path straight to its app, past the router, which costs as much as a small call takes."""
+
+    def __init__(self, path: str, app: ASGIApp, others: ASGIApp) -> None:
+        self._path = path
+        self._app = app
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._app if scope["path"] == self._path else self._others)(scope, receive, send)
 
 
 @asynccontextmanager
@@ -108,6 +121,7 @@ async def open_app(
     root = Starlette(
         routes=[
             *health_routes(settings, lambda: engine),
+            *metrics_routes(lambda: engine),
             *webhook_routes(settings, mesh, lambda: engine),
             Route("/mcp", mcp),
             Route("/.well-known/agent-card.json", a2a),
@@ -144,7 +158,9 @@ async def open_app(
         tasks.start_soon(edges, engine)
         tasks.start_soon(engine.history.keep_pruned, anyio.sleep)
         try:
-            yield Guard(root, host=settings.host, url=mesh.file.url, limits=settings.limits)
+            yield Guard(
+                Shortcut("/mcp", mcp, root), host=settings.host, url=mesh.file.url, limits=settings.limits, meter=engine.meter
+            )
         finally:
             # The edges and the scheduler have nothing to lose; steps in flight get their moment while `work` is left.
             engine.worker.stop()

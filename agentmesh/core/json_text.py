@@ -48,6 +48,41 @@ def parse_json(body: bytes, *, depth: int = DEPTH) -> JSON:
     return value
 
 
+class RepeatedName(InvalidInput):
+    """An object has a name twice."""
+
+
+def parse_once(body: bytes) -> JSON:
+    """The value of a JSON text, as `json.loads` has it, but RepeatedName where an object has a name twice (RFC 8259 section 4):
+    readers differ in which value they take. ValueError and RecursionError for what is no JSON, NaN and infinities among it.
+    """
+    return _ONCE(body.decode("utf-8"))
+
+
+def _once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise RepeatedName(f"the name {twice[:80]!r} stands twice in one object of the JSON; send it once")
+    return found
+
+
+def _no_number(name: str) -> JSON:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _kept_float(digits: str) -> float:
+    number = float(digits)
+    if number in _INFINITE:
+        raise ValueError("the number is too large")
+    return number
+
+
+_INFINITE = (float("inf"), float("-inf"))
+_ONCE = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number, parse_float=_kept_float).decode
+
+
 def inexact(value: JSON) -> int | None:
     """The first integer that a double cannot keep exactly, or None."""
     for members in _levels(value):

@@ -19,6 +19,7 @@ from referencing import Registry
 from agentmesh.core import cel
 from agentmesh.core.document import Path
 from agentmesh.core.inference import closest
+from agentmesh.core.quick import quick
 
 SHOWN = 5
 """Faults told of one schema."""
@@ -120,15 +121,18 @@ _PER_VALUE = 4
 class Validator:
     """A schema, ready to be applied. May be shared by threads."""
 
-    __slots__ = ("_inner",)
+    __slots__ = ("_inner", "_quick")
 
     def __init__(self, schema: Any) -> None:
+        self._quick = quick(schema)
         self._inner = _Validator(schema, registry=Registry())
 
     def iter_errors(self, value: Any) -> Iterator[ValidationError]:
         held = _count(value, MAX_VALUES)
         if held > MAX_VALUES:
             yield ValidationError(f"has more than {MAX_VALUES:,} values; hand on less, or text")
+            return
+        if self._quick is not None and self._quick(value):
             return
         _steps.left = MAX_STEPS + _PER_VALUE * held
         try:

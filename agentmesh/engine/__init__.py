@@ -28,6 +28,7 @@ from agentmesh.engine.definitions import Definitions
 from agentmesh.engine.functions import resolve_function
 from agentmesh.engine.guard import Guard
 from agentmesh.engine.history import History
+from agentmesh.engine.meter import Meter
 from agentmesh.engine.models import Models
 from agentmesh.engine.own_resources import OwnResources
 from agentmesh.engine.prompts import Prompts
@@ -62,6 +63,7 @@ class Engine:
     history: History
     sources: Sources
     changes: Changes
+    meter: Meter
     resources: Resources
     """`await tg.start(engine.resources.run)`: before, nobody hears that a run or a file has changed."""
     prompts: Prompts
@@ -99,6 +101,7 @@ def build_engine(
     """
     random = random or random_.Random(os.urandom(16))
     bus = Bus()
+    meter = Meter()
     guard = Guard(mesh.policies)
     models = Models(mesh, backend, guard)
     changes = Changes()
@@ -107,7 +110,7 @@ def build_engine(
     runs = Runs(mesh, store, definitions, guard, bus, clock=clock, random=random)
     tools = Tools(
         mesh, store, runs, definitions, guard, bus, sources=upstreams, changes=changes, functions=functions, http=http,
-        secrets=secrets, clock=clock,
+        secrets=secrets, clock=clock, meter=meter,
     )  # fmt: skip
     agents = Agents(mesh, runs, definitions, guard)
     worker = Worker(
@@ -126,6 +129,6 @@ def build_engine(
     )
     prompts.read = resources.read
     return Engine(
-        mesh, store, tools, agents, models, runs, worker, scheduler, history, upstreams, changes, resources, prompts, clock,
+        mesh, store, tools, agents, models, runs, worker, scheduler, history, upstreams, changes, meter, resources, prompts, clock,
         random,
     )  # fmt: skip

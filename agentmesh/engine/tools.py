@@ -36,6 +36,8 @@ from agentmesh.engine.definitions import Definition, Definitions, workflow_of_to
 from agentmesh.engine.faults import as_json, error_of
 from agentmesh.engine.functions import ThreadSafe, call_function, from_thread, resolve_function, wants_context
 from agentmesh.engine.guard import Guard
+from agentmesh.engine.limit import Limit
+from agentmesh.engine.meter import Meter
 from agentmesh.engine.runs import Runs
 from agentmesh.engine.sources import Sources
 from agentmesh.engine.validators import check_output, require_input
@@ -56,8 +58,10 @@ class Tools:
         *, sources: Sources | None = None, changes: Changes | None = None,
         functions: Callable[[str], Callable[..., Any]] = resolve_function, http: HttpClient | None = None,
         secrets: Mapping[str, str] = MappingProxyType({}), clock: Callable[[], float] = time.time,
+        meter: Meter | None = None,
     ) -> None:  # fmt: skip
         self._mesh = mesh
+        self._meter = meter or Meter()
         self._store = store
         self._runs = runs
         self._definitions = definitions
@@ -97,6 +101,16 @@ class Tools:
         """Whether a call of the tool is a run: it survives this process, and can be a task."""
         return not tool.foreign and workflow_of_tool(tool, self._mesh.specs.get(tool.name)) is not None
 
+    def may_ask(self, tool: Tool) -> bool:
+        """Whether a call may put something to its client, as far as is known yet: then it has to be given a caller."""
+        spec = None if tool.foreign else self._mesh.specs.get(tool.name)
+        if spec is None or spec.elicit:
+            return not tool.source.startswith("openapi:")
+        if spec.python is None:
+            return spec.http is None
+        function = self._resolved.get(spec.python)
+        return function is None or wants_context(function)
+
     def _may_list(self, principal: Principal, name: str) -> bool:
         return self._guard.allows(principal, Action("tools.list", f"tool:{name}", listing=True))
 
@@ -109,6 +123,12 @@ class Tools:
         to answer first and come again. A cancelled call cancels the run it started.
         `on_progress` hears a RunEvent for each entry and a line for each notice; it must not block.
         """
+        with self._meter.call(call.name, source) as timed:
+            return timed.answered(await self._call(principal, call, source, on_progress))
+
+    async def _call(
+        self, principal: Principal, call: ToolCall, source: str, on_progress: OnProgress | None
+    ) -> ToolResult:
         tool, spec, call = await self._let_through(principal, call)
         if tool.foreign:
             return await self._foreign(principal, tool, call)
@@ -186,7 +206,7 @@ class Tools:
         limit = None if spec.timeout is None else seconds(spec.timeout)
         puts: dict[tuple[str, str], Any] = {}
         content: Content | None = None
-        with anyio.move_on_after(limit) as scope:
+        with Limit(limit) as timer:
             if spec.http is not None:
                 output = await self._send(tool, spec.http, arguments, key, run, limit)
             else:
@@ -197,7 +217,7 @@ class Tools:
                 )  # fmt: skip
                 if isinstance(output, Content):
                     content, output = output, output.value
-        if scope.cancelled_caught:
+        if timer.reached:
             raise StepTimeout(f"tool {tool.name} took longer than its timeout of {limit:g} s")
         if content is not None and content.is_error:
             return answer_of(content), puts

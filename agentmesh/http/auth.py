@@ -7,18 +7,21 @@ that leaves the application has become a problem with an id. Of the paths it kno
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import anyio
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentmesh.core.policy import Principal
 from agentmesh.engine.identity import principal_for_open_server
+from agentmesh.engine.meter import CANCELLED, OTHER, Meter
 from agentmesh.errors import ServeError
 from agentmesh.http.problems import problem, problem_response, refusal_response, retry_headers, to_problem
 from agentmesh.settings import Limits
@@ -40,6 +43,21 @@ SECURITY_HEADERS = {
     "cache-control": "no-store",
 }
 """On every response that does not say otherwise itself."""
+_SECURITY = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+KNOWN_HOSTS = 64
+"""Spellings of this server's addresses that are remembered; Host and Origin are the same in nearly every request."""
+
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+ROUTES = ("/mcp", "/a2a", "/v1", "/healthz", "/readyz", "/metrics", "/webhooks", "/.well-known/agent-card.json")
+"""By what begins a path it is counted; the rest is up to callers, and counted together."""
+
+
+def route_of(path: str) -> str:
+    """The part of the server that a path is in, for the metrics."""
+    if path in ROUTES:
+        return path
+    return next((route for route in ROUTES if path.startswith(route + "/")), OTHER)
 
 
 def check_bind(host: str) -> None:
@@ -108,6 +126,7 @@ class Guard:
         identify: Callable[[Scope], Principal] | None = None,
         attended: Sequence[str] = ("/v1/", "/a2a"),
         body_seconds: float = BODY_SECONDS,
+        meter: Meter | None = None,
     ) -> None:
         """`host`: the address bound, beside the loopback names. The port is that of the socket a request came in by.
         `url`: the mesh's own address for clients (`mesh.file.url`), whose host is let in too.
@@ -117,10 +136,12 @@ class Guard:
         self.limits = limits or Limits()
         bound = host if ":" not in host or host.startswith("[") else f"[{host}]"
         self._hosts = {"localhost", "127.0.0.1", "[::1]", bound.lower()}
+        self._known: set[tuple[bytes, bytes | None, object]] = set()
         self._public = _public_origin(url)
         self._identify = identify or (lambda _: principal_for_open_server())
         self._attended = tuple(attended)
         self._body_seconds = body_seconds
+        self._meter = meter or Meter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -130,6 +151,21 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008, "reason": "this server speaks no WebSocket"})
             return
         response = _Response(send)
+        began = time.perf_counter()
+        try:
+            await self._serve(scope, receive, response)
+        finally:
+            self._record(scope, response.status, time.perf_counter() - began)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        method, route = scope["method"], route_of(scope["path"])
+        code = str(status) if status else ""
+        error = (
+            "" if 0 < status < 500 else code or CANCELLED
+        )  # OpenTelemetry's rule for servers: 4xx is no error of theirs
+        self._meter.requests.record((method if method in METHODS else OTHER, route, code, error), seconds)
+
+    async def _serve(self, scope: Scope, receive: Receive, response: _Response) -> None:
         refusal = self._refusal(scope)
         if refusal is None:
             try:
@@ -138,7 +174,10 @@ class Guard:
                 refusal = refused.problem
         if refusal is not None:
             # What is left of the body is not read, so the connection cannot carry another request.
-            await refusal_response(scope["path"], refusal, {"connection": "close"})(scope, receive, response)
+            headers = {"connection": "close"}
+            if refusal["status"] == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+                headers["accept-encoding"] = "identity"  # RFC 9110 section 15.5.16
+            await refusal_response(scope["path"], refusal, headers)(scope, receive, response)
             return
         if body is None:
             return
@@ -158,29 +197,57 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> dict[str, object] | None:
         """What is wrong with the request line and headers, before anything is read."""
-        raw = scope["headers"]
-        if sum(len(k) + len(v) + 4 for k, v in raw) > self.limits.headers:
+        size = 0
+        hosts, origins = [], []
+        length: bytes | None = None
+        coding: bytes | None = None
+        for name, value in scope["headers"]:
+            size += len(name) + len(value) + 4
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"origin":
+                origins.append(value)
+            elif name == b"content-length":
+                length = value if length is None else length
+            elif name == b"content-encoding":
+                coding = value if coding is None else coding + b"," + value
+        if size > self.limits.headers:
             return problem(431, f"the headers are over {self.limits.headers} bytes")
         if len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"") > TARGET_BYTES:
             return problem(414, f"the path is over {TARGET_BYTES} bytes")
-        hosts = [v.decode("latin-1") for k, v in raw if k == b"host"]
         if len(hosts) != 1:
             return problem(400, "send exactly one Host header", code="host")
-        server = scope.get("server")
-        port = server[1] if server else None
-        if not self._allowed(parse_authority(hosts[0]), port) and not self._is_public_host(hosts[0]):
-            detail = f"this server is not {hosts[0][:200]!r}; use the address it was started on"
-            return problem(421, detail, code="host")
-        for value in [v.decode("latin-1") for k, v in raw if k == b"origin"]:
-            origin = parse_origin(value)
-            if origin is None or not (self._allowed(origin, port) or origin == self._public):
-                return problem(403, f"pages from {value[:200]!r} may not use this server", code="origin")
-        length = Headers(raw=raw).get("content-length")
+        refused = self._foreign(scope, hosts[0], origins)
+        if refused is not None:
+            return refused
+        if coding is not None and coding.strip().lower() not in (b"", b"identity"):
+            said = coding.decode("latin-1")[:200]
+            return problem(415, f"bodies are read as they are, not {said!r}; send the body without Content-Encoding")
         if length is not None:
-            if not (length.isascii() and length.isdigit()):
+            if not length.isdigit():
                 return problem(400, "Content-Length is not a number")
             if len(length) > 18 or int(length) > self.limits.body:
                 return self._too_large()
+        return None
+
+    def _foreign(self, scope: Scope, host: bytes, origins: Sequence[bytes]) -> dict[str, object] | None:
+        """What is wrong with where the request says that it belongs."""
+        server = scope.get("server")
+        port = server[1] if server else None
+        known = (host, origins[0] if origins else None, port)
+        if known in self._known and len(origins) <= 1:
+            return None
+        text = host.decode("latin-1")
+        if not self._allowed(parse_authority(text), port) and not self._is_public_host(text):
+            return problem(421, f"this server is not {text[:200]!r}; use the address it was started on", code="host")
+        for value in [v.decode("latin-1") for v in origins]:
+            origin = parse_origin(value)
+            if origin is None or not (self._allowed(origin, port) or origin == self._public):
+                return problem(403, f"pages from {value[:200]!r} may not use this server", code="origin")
+        if len(self._known) >= KNOWN_HOSTS:
+            self._known.clear()
+        if len(origins) <= 1:
+            self._known.add(known)
         return None
 
     def _allowed(self, origin: Origin | None, port: int | None) -> bool:
@@ -196,18 +263,21 @@ class Guard:
         """The whole body; None when the client left before it was complete."""
         chunks: list[bytes] = []
         size = 0
-        with anyio.move_on_after(self._body_seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                chunks.append(message.get("body", b""))
-                size += len(chunks[-1])
-                if size > self.limits.body:
-                    raise _Refused(self._too_large())
-                if not message.get("more_body", False):
-                    return b"".join(chunks)
-        raise _Refused(problem(408, f"the body did not arrive within {self._body_seconds:g} seconds"))
+        try:
+            async with asyncio.timeout(self._body_seconds):  # half of what anyio's costs, and every request pays it
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    chunk: bytes = message.get("body", b"")
+                    size += len(chunk)
+                    if size > self.limits.body:
+                        raise _Refused(self._too_large())
+                    if not message.get("more_body", False):
+                        return b"".join((*chunks, chunk)) if chunks else chunk
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise _Refused(problem(408, f"the body did not arrive within {self._body_seconds:g} seconds")) from None
 
     async def _attend(self, scope: Scope, body: bytes, receive: Receive, response: _Response) -> None:
         """Runs the application until it is done, or its client has left without having been answered."""
@@ -248,13 +318,16 @@ class _Response:
         self._send = send
         self.started = False
         self.complete = False
+        self.status = 0
+        """Of the response; 0 while there is none."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
-            headers = MutableHeaders(raw=message.setdefault("headers", []))
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
+            self.status = message["status"]
+            headers = message.setdefault("headers", [])
+            own = {name for name, _ in headers}
+            message["headers"] = [*headers, *(pair for pair in _SECURITY if pair[0] not in own)]
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self.complete = True
         await self._send(message)

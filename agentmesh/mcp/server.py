@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -52,7 +52,6 @@ from agentmesh.mcp.people import People
 from agentmesh.mcp.tasks import Tasks
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
 
     from agentmesh.engine import Engine
     from agentmesh.settings import Settings
@@ -111,6 +110,7 @@ def build_mcp(
     handlers.tasks.register(server)
     # The SDK's only middleware opens a span per message; without an exporter it is a cost and nothing else.
     server.middleware.clear()
+    server.middleware.append(metering(engine.meter, engine.tools))
     manager = StreamableHTTPSessionManager(
         server,
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
