@@ -19,8 +19,11 @@ log = logging.getLogger("agentmesh.sources")
 
 Definition = Mapping[str, Any]
 """A tool as MCP has it (schema `Tool`), as JSON."""
-COMPARED: Final = ("description", "title", "inputSchema", "outputSchema", "annotations")
-"""Members whose change is held back: what a model reads, and what decides what may be sent and believed."""
+COMPARED: Final = ("description", "title", "inputSchema", "outputSchema", "annotations", "request")
+"""Members whose change is held back: what a model reads, and what decides what may be sent and believed.
+
+`request` is no member of MCP's: where an API's operation is, and what stands where in its request.
+"""
 _FIRST: Final = "~first-look"
 """Key that says that the server was looked at before; `~` stands in no tool's name."""
 

@@ -128,10 +128,11 @@ class OutsideHttp:
         response = await client.send(built, stream=True)
         try:
             head = {name: ", ".join(response.headers.get_list(name)) for name in response.headers}
-            data = b"" if request.method == "HEAD" else await _read(response.aiter_raw(), head, url.host)
+            data = b"" if request.method == "HEAD" else await _read(response.aiter_raw(), head, url.host, request.limit)
         finally:
             await response.aclose()
-        return HttpAnswer(response.status_code, head, await _body(data, head, response.status_code, url.host))
+        body = data if request.raw else await _body(data, head, response.status_code, url.host)
+        return HttpAnswer(response.status_code, head, body)
 
     def _open(self) -> httpx.AsyncClient:
         import httpx
@@ -158,14 +159,15 @@ class _Trace:
             self.sending = True
 
 
-async def _read(parts: AsyncIterator[bytes], headers: Mapping[str, str], host: str) -> bytes:
+async def _read(parts: AsyncIterator[bytes], headers: Mapping[str, str], host: str, limit: int | None = None) -> bytes:
     """The body, decompressed; Fail when it is over the limit. Never holds much more than that."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", "", "gzip", "x-gzip", "deflate"}:
         raise Fail(f"{host} answered in the encoding {encoding[:40]!r}, which was not asked for")
     inflate = None if encoding in {"identity", ""} else zlib.decompressobj(wbits=47)
     found: list[bytes] = []
-    left = BODY_LIMIT
+    limit = limit or BODY_LIMIT
+    left = limit
     async for part in parts:
         if inflate is not None:
             try:
@@ -174,7 +176,7 @@ async def _read(parts: AsyncIterator[bytes], headers: Mapping[str, str], host: s
                 raise Fail(f"{host} answered what cannot be decompressed: {error}") from None
         left -= len(part)
         if left < 0:
-            raise Fail(f"the answer of {host} is larger than {BODY_LIMIT // 1024 // 1024} MB")
+            raise Fail(f"the answer of {host} is larger than {limit // 1024 // 1024} MB")
         found.append(part)
     return b"".join(found)
 

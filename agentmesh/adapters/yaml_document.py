@@ -33,6 +33,9 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64
 MAX_VALUES = 10_000
 """Values in one file, what aliases repeat counted each time."""
+LARGE_BYTES = 8 * 1024 * 1024
+LARGE_VALUES = 400_000
+"""Of a description of somebody's API. Such texts are read by libyaml's events, twenty times as fast; its depth is bounded here too."""
 
 _NULL = {"", "~", "null", "Null", "NULL"}
 _TRUE, _FALSE = {"true", "True", "TRUE"}, {"false", "False", "FALSE"}
@@ -41,10 +44,14 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 _NOT_JSON = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 
-def read_yaml(data: bytes, file: str) -> Document:
-    """The document; ProjectError with one Fault when it is not YAML or too large. `file` is what the fault names."""
-    if len(data) > MAX_BYTES:
-        raise ProjectError([Fault(file, 0, 0, f"the file has {len(data):,} bytes, more than {MAX_BYTES:,}")])
+def read_yaml(data: bytes, file: str, *, large: bool = False) -> Document:
+    """The document; ProjectError with one Fault when it is not YAML or too large. `file` is what the fault names.
+
+    `large`: no project file but a description of an API, which may be as large as LARGE_BYTES.
+    """
+    longest = LARGE_BYTES if large else MAX_BYTES
+    if len(data) > longest:
+        raise ProjectError([Fault(file, 0, 0, f"the file has {len(data):,} bytes, more than {longest:,}")])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -54,7 +61,7 @@ def read_yaml(data: bytes, file: str) -> Document:
         raise ProjectError([Fault(file, text.count("\n", 0, text.index("\x00")) + 1, 1, "the file is not text")])
     blank = Document(file, text, None)
     try:
-        builder = _Builder(blank)
+        builder = _Builder(blank, large=large)
         value = builder.build()
     except _Refused as error:
         raise ProjectError([blank.fault_at(error.at, error.message)]) from None
@@ -77,6 +84,18 @@ class _Refused(Exception):
         self.message = message
 
 
+def _fast_events(text: str) -> Iterator[Any]:
+    """libyaml's events, as they are asked for: whoever stops at a depth never has it read much deeper."""
+    try:
+        from yaml.cyaml import CParser
+    except ImportError:  # a PyYAML that was built without it
+        yield from _Events(text)
+        return
+    parser = CParser(text)
+    while parser.check_event():
+        yield parser.get_event()
+
+
 class _Events(Reader, Scanner, Parser):
     def __init__(self, text: str) -> None:
         Reader.__init__(self, text)
@@ -91,16 +110,18 @@ class _Events(Reader, Scanner, Parser):
 class _Builder:
     """Values from events, each with its place."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, *, large: bool = False) -> None:
         self.document = document
+        self._large = large
         self.places: dict[Path, Place] = {}
         self._anchors: dict[str, tuple[Any, list[tuple[Path, Place]]]] = {}
         self._seen: list[Path] = []
         """Every path in the order of the text, so that what an anchor holds is one stretch of it."""
-        self._left = MAX_VALUES
+        self._most = self._left = LARGE_VALUES if large else MAX_VALUES
 
     def build(self) -> Any:
-        events = iter(_Events(self.document.text))
+        text = self.document.text
+        events = _fast_events(text) if self._large else iter(_Events(text))
         value: Any = None
         documents = 0
         for event in events:
@@ -123,7 +144,7 @@ class _Builder:
         end: int = event.end_mark.index
         self._left -= 1
         if self._left < 0:
-            raise _Refused(at, f"the file has more than {MAX_VALUES:,} values")
+            raise _Refused(at, f"the file has more than {self._most:,} values")
         if isinstance(event, AliasEvent):
             return self._repeat(event, path, key)
         if depth > MAX_DEPTH:
@@ -154,7 +175,7 @@ class _Builder:
         value, inside = self._anchors[event.anchor]
         self._left -= len(inside)
         if self._left < 0:
-            raise _Refused(at, f"the file has more than {MAX_VALUES:,} values once its aliases are expanded")
+            raise _Refused(at, f"the file has more than {self._most:,} values once its aliases are expanded")
         for below, place in inside:
             if len(path) + len(below) > MAX_DEPTH:
                 raise _Refused(at, f"the file is nested deeper than {MAX_DEPTH} levels")

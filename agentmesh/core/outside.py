@@ -17,11 +17,15 @@ class HttpRequest:
     body: bytes | None = None
     timeout: float = 30.0
     """Seconds for all of it."""
+    raw: bool = False
+    """The answer's body is wanted as bytes, whatever it is."""
+    limit: int | None = None
+    """Bytes of the answer's body, after decompression; None: the client's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What came back. `body`: JSON where the answer says it is, else text."""
+    """What came back. `body`: JSON where the answer says it is, else text; bytes when the request was `raw`."""
 
     status: int
     headers: Mapping[str, str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agentmesh.core.checker import World
@@ -64,3 +64,23 @@ def secret_names(text: str) -> list[str | None]:
 def fill_secrets(text: str, secrets: Mapping[str, str]) -> str:
     """A text with its secrets in place."""
     return re.sub(r"\$\{\{\s*secrets\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}", lambda m: secrets[m[1]], text)
+
+
+SHORT = 6
+"""A secret of fewer characters is not looked for in what comes back: it might be any word."""
+
+
+def hide(value: Any, secrets: Iterable[str]) -> Any:
+    """The value without these secrets in any text of it: an answer may repeat what it was sent, and is recorded."""
+    hidden = [secret for secret in secrets if len(secret) >= SHORT]
+    if not hidden:
+        return value
+    if isinstance(value, str):
+        for secret in hidden:
+            value = value.replace(secret, "***")
+        return value
+    if isinstance(value, dict):
+        return {hide(k, hidden): hide(v, hidden) for k, v in value.items()}
+    if isinstance(value, list):
+        return [hide(v, hidden) for v in value]
+    return value

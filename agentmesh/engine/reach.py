@@ -16,7 +16,7 @@ from agentmesh.core.expression import evaluate, render, segments
 from agentmesh.core.json_text import write_json
 from agentmesh.core.outside import HttpAnswer, HttpClient, HttpRequest
 from agentmesh.core.run import JSON
-from agentmesh.core.secret import fill_secrets, secret_names
+from agentmesh.core.secret import fill_secrets, hide, secret_names
 from agentmesh.core.workflow import HttpSpec
 from agentmesh.engine.attempts import Attempt, Done
 from agentmesh.engine.faults import as_json
@@ -37,8 +37,6 @@ NOT_DONE = frozenset({408, 425, 429, 503})
 """Statuses that say the request was not worked on."""
 _QUOTED = 300
 """Characters of an answer's body that an error shows."""
-_SHORT = 6
-"""A secret of fewer characters is not looked for in what comes back: it might be any word."""
 _BODIES: dict[int, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
 
 
@@ -188,22 +186,6 @@ def _retry_after(value: str | None, now: float) -> float | None:
     except (ValueError, OverflowError):
         return None
     return min(max(seconds, 0.0), LONGEST_WAIT)
-
-
-def hide(value: Any, secrets: Iterable[str]) -> Any:
-    """The value without these secrets in any text of it: an answer may repeat what it was sent, and is recorded."""
-    hidden = [secret for secret in secrets if len(secret) >= _SHORT]
-    if not hidden:
-        return value
-    if isinstance(value, str):
-        for secret in hidden:
-            value = value.replace(secret, "***")
-        return value
-    if isinstance(value, dict):
-        return {hide(k, hidden): hide(v, hidden) for k, v in value.items()}
-    if isinstance(value, list):
-        return [hide(v, hidden) for v in value]
-    return value
 
 
 def _around(schema: Mapping[str, Any]) -> Mapping[str, Any]:
