@@ -95,14 +95,13 @@ def build_engine(
 
     `functions` turns `package.module:function` into a callable (tests hand in a dict's `__getitem__`); `sleep` is what retries and
     the scheduler wait with; `concurrency` bounds the runs at once that no step started; `http`, `databases` and `cluster` are what
-    steps of those kinds reach, `sources` what others serve and
-    this mesh offers (their lifetimes are the caller's), `files` what resources and prompts show of the mesh's folder, and `secrets` what stands behind
-    `${{ secrets.X }}` in their headers.
+    steps of those kinds reach, `sources` what others serve and this mesh offers (their lifetimes are the caller's), `files` what
+    resources and prompts show of the mesh's folder, and `secrets` what stands behind `${{ secrets.X }}` in their headers.
     """
     random = random or random_.Random(os.urandom(16))
     bus = Bus()
     meter = Meter()
-    guard = Guard(mesh.policies)
+    guard = Guard(mesh)
     models = Models(mesh, backend, guard)
     changes = Changes()
     upstreams = Sources(sources, changes)
@@ -118,7 +117,7 @@ def build_engine(
         name=worker_name or f"worker-{os.getpid()}-{random.getrandbits(32):08x}",
         concurrency=concurrency, lease=lease, heartbeat=heartbeat,
         http=http, databases=databases, cluster=cluster, secrets=secrets,
-        at_once={name: workflow.concurrency for name, workflow in mesh.workflows.items() if workflow.concurrency is not None},
+        at_once=_limits_of(mesh),
     )  # fmt: skip
     scheduler = Scheduler(mesh, store, runs, bus, clock=clock, sleep=sleep)
     history = History(mesh, store, runs, definitions, models, guard, bus, clock=clock)
@@ -132,3 +131,18 @@ def build_engine(
         mesh, store, tools, agents, models, runs, worker, scheduler, history, upstreams, changes, meter, resources, prompts, clock,
         random,
     )  # fmt: skip
+
+
+def _limits_of(mesh: Mesh) -> Callable[[], Mapping[str, int]]:
+    """How many runs of a workflow may be executed at once, for those that say so; as the files say when it is asked."""
+    known: dict[str, int] = {}
+    seen = -1
+
+    def limits() -> Mapping[str, int]:
+        nonlocal known, seen
+        if seen != mesh.revision:
+            known = {name: flow.concurrency for name, flow in mesh.workflows.items() if flow.concurrency is not None}
+            seen = mesh.revision
+        return known
+
+    return limits

@@ -31,13 +31,12 @@ class Agents:
         self._runs = runs
         self._definitions = definitions
         self._guard = guard
-        self._skills = {skill.id: skill for skill in mesh.skills.values()}
 
     def skills(self, principal: Principal) -> list[Skill]:
         """The skills that the principal may list, by id. Does not wait."""
         return [
             skill
-            for _, skill in sorted(self._skills.items())
+            for _, skill in sorted(self._mesh.skills.items())
             if self._guard.allows(principal, Action("agents.list", f"agent:{skill.id}", listing=True))
         ]
 
@@ -98,17 +97,17 @@ class Agents:
 
     def _choose(self, skill: str | None) -> Skill:
         named = skill or self._mesh.file.a2a.default
-        if named is None and len(self._skills) == 1:
-            named = next(iter(self._skills))
-        there = ", ".join(sorted(self._skills)) or "none"
+        if named is None and len(self._mesh.skills) == 1:
+            named = next(iter(self._mesh.skills))
+        there = ", ".join(sorted(self._mesh.skills)) or "none"
         if named is None:
             raise InvalidInput(f"the message names no skill and the mesh has no default; name one of: {there}")
-        if named not in self._skills:
-            close = get_close_matches(named, self._skills, 1)
+        if named not in self._mesh.skills:
+            close = get_close_matches(named, self._mesh.skills, 1)
             raise NotFound(
                 f"there is no skill {named!r}" + (f"; did you mean {close[0]!r}?" if close else f"; there are: {there}")
             )
-        return self._skills[named]
+        return self._mesh.skills[named]
 
 
 def input_of(parts: list[Mapping[str, Any]], schema: Mapping[str, Any], skill: str) -> JSON:

@@ -160,18 +160,20 @@ class Definitions:
         self._backend = backend
         self._store = store
         self._sources = sources or Sources((), Changes())
-        self._seen = self._sources.revision
+        self._seen = (mesh.revision, self._sources.revision)
         self._loaded: OrderedDict[str, Definition] = OrderedDict()
         self._pinned: dict[tuple[str, tuple[tuple[str, str], ...]], Definition] = {}
         self._models: dict[str, tuple[str, ...]] = {}
-        self._skills = {skill.id: skill.workflow for skill in mesh.skills.values()}
+        self._skills = _skills_of(mesh)
 
     def pin(self, name: str) -> Definition:
         """The definition of a workflow, or of `tool:NAME`, as the mesh's files and models stand now. NotFound when there is none."""
-        if self._seen != self._sources.revision:  # what others serve has changed
-            self._seen = self._sources.revision
+        now = (self._mesh.revision, self._sources.revision)
+        if self._seen != now:  # the files say something else, or what others serve has changed
+            self._seen = now
             self._pinned.clear()
             self._models.clear()
+            self._skills = _skills_of(self._mesh)
         if name not in self._models:
             names = _Closure(self._mesh.workflows, self._tools(), self._mesh.specs, self._skills).of(name)
             default = self._mesh.file.default_model
@@ -221,6 +223,11 @@ class Definitions:
         if len(self._loaded) > _KEPT:
             self._loaded.popitem(last=False)
         return definition
+
+
+def _skills_of(mesh: Mesh) -> dict[str, str]:
+    """Workflow by skill."""
+    return {skill.id: skill.workflow for skill in mesh.skills.values()}
 
 
 def load(digest: str, document: Mapping[str, Any]) -> Definition:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from agentmesh.core.policy import Action, Decision, PolicyFile, Principal, decide
+from agentmesh.core.mesh import Mesh
+from agentmesh.core.policy import Action, Decision, Principal, decide
 from agentmesh.core.run import Run
 from agentmesh.errors import PolicyDenied
 
@@ -12,14 +11,14 @@ LOCAL = "local"
 
 
 class Guard:
-    """The policies of one mesh, asked."""
+    """The policies of one mesh, asked: those that it has when it is asked."""
 
-    def __init__(self, policies: Sequence[PolicyFile]) -> None:
-        self._policies = policies
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
 
     def authorize(self, principal: Principal, action: Action) -> Decision:
         """The decision when it allows; PolicyDenied names the rule when it does not."""
-        decision = decide(self._policies, principal, action)
+        decision = decide(self._mesh.policies, principal, action)
         if not decision.allowed:
             reason = f": {decision.reason}" if decision.reason else ""
             raise PolicyDenied(
@@ -30,10 +29,10 @@ class Guard:
 
     def decide(self, principal: Principal, action: Action) -> Decision:
         """What the policies say, without an error."""
-        return decide(self._policies, principal, action)
+        return decide(self._mesh.policies, principal, action)
 
     def allows(self, principal: Principal, action: Action) -> bool:
-        return decide(self._policies, principal, action).allowed
+        return decide(self._mesh.policies, principal, action).allowed
 
 
 def resource_of(workflow: str) -> str:

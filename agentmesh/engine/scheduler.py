@@ -69,15 +69,9 @@ class Scheduler:
         self._bus = bus
         self._clock = clock
         self._sleep = sleep
-        self._guard = Guard(mesh.policies)
-        self._entries = {
-            entry.name: entry
-            for workflow in mesh.workflows.values()
-            for entry in (
-                Entry(workflow.name, index, schedule, ZoneInfo(schedule.timezone))
-                for index, schedule in enumerate(workflow.on.cron)
-            )
-        }
+        self._guard = Guard(mesh)
+        self._entries = _entries_of(mesh)
+        self._revision = mesh.revision
         self._heap: list[tuple[datetime, str]] = []
         """When which entry is due. An item that is not its entry's `due` any more is passed over."""
         self._running: dict[str, Entry] = {}
@@ -97,8 +91,11 @@ class Scheduler:
         with self._bus.on_end(self._on_end):
             task_status.started()
             trouble = False
-            while self._entries:
+            while True:
                 self._woken = anyio.Event()
+                if not self._entries and self._revision == self._mesh.revision:
+                    await self._woken.wait()
+                    continue
                 try:
                     delay = await self.tick()
                 except StoreError as error:
@@ -111,6 +108,10 @@ class Scheduler:
                         log.info("the schedules are read and kept again")
                     trouble = False
                 await self._sleep_or_wake(min(delay, POLL))
+
+    def wake(self) -> None:
+        """Looks at once: the files may say something else."""
+        self._woken.set()
 
     async def _sleep_or_wake(self, delay: float) -> None:
         async def nap() -> None:
@@ -135,16 +136,18 @@ class Scheduler:
         now = self._now()
         if not self._loaded:
             await self._load(now)
+        if self._revision != self._mesh.revision:
+            await self._follow_files(now)
         await self._look_at_pauses(now)
         if self._seen - now > timedelta(seconds=SET_BACK):
             log.warning("the clock was set back by %s; schedules go on from there", self._seen - now)
             await self._plan(self._entries.values(), now)
         self._seen = now
-        ready = [self._entries[name] for name in sorted(self._ready)]
+        ready = [self._entries[name] for name in sorted(self._ready) if name in self._entries]
         self._ready.clear()
         while self._heap and self._heap[0][0] <= now:
             at, name = heapq.heappop(self._heap)
-            if self._entries[name].due == at:
+            if name in self._entries and self._entries[name].due == at:
                 ready.append(self._entries[name])
         if ready:
             try:
@@ -174,6 +177,31 @@ class Scheduler:
         await self._plan(self._entries.values(), now)
         await self._each(fresh, self._keep)
         self._loaded = True
+
+    async def _follow_files(self, now: datetime) -> None:
+        """Takes the entries that the files have by now; one whose words are the same goes on as it was."""
+        revision, found, new = self._mesh.revision, _entries_of(self._mesh), []
+        for name, entry in found.items():
+            known = self._entries.get(name)
+            if known is not None and known.schedule == entry.schedule:
+                found[name] = known
+            else:
+                new.append(entry)
+        kept = await self._store.scan(SCOPE) if new else {}
+        fresh = []
+        for entry in new:
+            if not entry.adopt(kept.get(entry.name)):
+                entry.last = now  # as in `_load`: nothing before now is meant
+                fresh.append(entry)
+        await self._each(fresh, self._keep)
+        same = {entry.name for entry in found.values()} - {entry.name for entry in new}
+        self._entries = found
+        self._running = {run: entry for run, entry in self._running.items() if entry.name in same}
+        for names in (self._ready, self._queued, self._paused):
+            names &= same
+        self._ready |= {entry.name for entry in new if entry.queue}
+        await self._plan(new, now)
+        self._revision = revision
 
     async def _plan(self, entries: Iterable[Entry], now: datetime) -> None:
         for n, entry in enumerate(entries):
@@ -395,6 +423,18 @@ class Scheduler:
             "paused": entry.paused,
             "error": entry.error,
         }
+
+
+def _entries_of(mesh: Mesh) -> dict[str, Entry]:
+    """An entry for each line of `on.cron`, by name."""
+    return {
+        entry.name: entry
+        for workflow in mesh.workflows.values()
+        for entry in (
+            Entry(workflow.name, index, schedule, ZoneInfo(schedule.timezone))
+            for index, schedule in enumerate(workflow.on.cron)
+        )
+    }
 
 
 def _utc(at: float) -> datetime:

@@ -47,7 +47,7 @@ class Worker:
         *, clock: Callable[[], float], random: random_.Random, sleep: Callable[[float], Awaitable[None]],
         name: str, concurrency: int, lease: float, heartbeat: float,
         http: HttpClient | None = None, databases: Databases | None = None, cluster: Cluster | None = None,
-        secrets: Mapping[str, str] = MappingProxyType({}), at_once: Mapping[str, int] = MappingProxyType({}),
+        secrets: Mapping[str, str] = MappingProxyType({}), at_once: Callable[[], Mapping[str, int]] = dict,
     ) -> None:  # fmt: skip
         self.name = name
         self._store = store
@@ -57,7 +57,7 @@ class Worker:
         self._heartbeat = heartbeat
         self._active: dict[str, Execution] = {}
         self._clock = clock
-        self._at_once = at_once or None
+        self._limits = at_once
         self._extended = clock()
         """When the leases were extended last, by the clock."""
         self._trouble: str | None = None
@@ -79,6 +79,11 @@ class Worker:
             later=self._send_later, http=http, databases=databases, cluster=cluster,
             secrets=secrets,
         )  # fmt: skip
+
+    @property
+    def _at_once(self) -> Mapping[str, int] | None:
+        """How many runs of a workflow may be executed at once, for those that have a limit by now."""
+        return self._limits() or None
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """The loop. Returns after `stop`; when cancelled, gives its runs back to the store first."""
@@ -173,7 +178,7 @@ class Worker:
 
     def _place_for(self, run_id: str, child: bool, workflow: str) -> Awaitable[None] | None:
         """See `Bus.claimer`."""
-        if self._at_once is not None and workflow in self._at_once:
+        if workflow in self._limits():
             return None  # the store counts them; the claim of all that is due asks it
         if child:
             return self._adopt_new(run_id, 0)
@@ -223,7 +228,7 @@ class Worker:
                 del self._active[run.id]
                 self._bus.disown(run.id)
             self._free_places(int(run.parent is None))
-            if self._at_once is not None and run.workflow in self._at_once:
+            if run.workflow in self._limits():
                 self._bus.started()  # another of its kind may be waiting for the place
             if not self._active:
                 self._idle.set()

@@ -90,8 +90,12 @@ def _secret(workflow: str, text: str | None, secrets: Mapping[str, str]) -> byte
 def webhook_routes(settings: Settings, mesh: Mesh, engine: Callable[[], Engine | None]) -> list[Route]:
     """The routes to mount at the root. `engine`: None while it is being put together."""
     hooks = webhooks_of(mesh, settings.secrets.values)
+    revision = mesh.revision
 
     async def receive(request: Request) -> Response:
+        nonlocal hooks, revision
+        if revision != mesh.revision:
+            hooks, revision = webhooks_of(mesh, settings.secrets.values), mesh.revision
         hook = hooks.get(request.path_params["path"])
         if hook is None:
             raise HTTPException(404)  # in the words for every path that there is not

@@ -79,7 +79,7 @@ class People:
     def __init__(self, engine: Engine) -> None:
         mesh = engine.mesh
         self._engine = engine
-        self._guard = Guard(mesh.policies)
+        self._guard = Guard(mesh)
         self.tools = {tool.name: tool for tool in TOOLS if tool.name not in mesh.tools} if _waits(mesh) else {}
         """Those that are offered, by name."""
         if taken := [tool.name for tool in TOOLS if tool.name in mesh.tools and self.tools]:
