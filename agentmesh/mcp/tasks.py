@@ -37,7 +37,7 @@ from agentmesh.core.caller import ELICITATION
 from agentmesh.core.policy import Principal
 from agentmesh.core.question import Question, questions
 from agentmesh.core.run import Kind, Run, RunState, StepState
-from agentmesh.core.tool import Tool, ToolCall
+from agentmesh.core.tool import Tool, ToolCall, ToolResult
 from agentmesh.core.workflow import seconds
 from agentmesh.engine import Engine
 from agentmesh.engine.tools import result_of
@@ -117,10 +117,17 @@ class Tasks:
             raise
         if not run.state.terminal:
             return {"resultType": "task", **self._task(run, "working")}
-        failure = failure_of(run.workflow, run.error)
+        result = result_of(run)
+        self.check(tool, result)
+        return to_mcp_result(result, ctx.protocol_version)
+
+    def check(self, tool: Tool, result: ToolResult) -> None:
+        """MCPError for the end of a run that a task would call failed: a call and a task say the same."""
+        spec = self._engine.mesh.specs.get(tool.name)
+        own = spec is not None and spec.workflow is None
+        failure = failure_of(f"tool:{tool.name}", result.error) if own and result.error is not None else None
         if failure is not None:
             raise MCPError(failure["code"], failure["message"])
-        return to_mcp_result(result_of(run), ctx.protocol_version)
 
     async def _moment(self, run: Run) -> Run:
         """The run when it has ended, or asks something, or MOMENT is over."""
