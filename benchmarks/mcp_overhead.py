@@ -87,12 +87,22 @@ def our_app() -> tuple[Any, Any]:
     from agentmesh.core.mesh import Mesh, MeshFile
     from agentmesh.core.policy import Principal
     from agentmesh.core.tool import Tool, ToolResult
+    from agentmesh.engine.meter import Meter
     from agentmesh.mcp.server import build_mcp
     from agentmesh.settings import Settings
 
     tool = Tool(name="echo", description="Echo.", input_schema=SCHEMA, output_schema=SCHEMA)
 
     class Tools:
+        def find(self, name: str) -> Tool | None:
+            return tool if name == "echo" else None
+
+        def is_run(self, tool: Tool) -> bool:
+            return False
+
+        def may_ask(self, tool: Tool) -> bool:
+            return False
+
         def list(self, principal: Principal) -> list[Tool]:
             return [tool]
 
@@ -103,6 +113,7 @@ def our_app() -> tuple[Any, Any]:
     class Engine:
         mesh = Mesh(folder=Path("/mesh"), file=MeshFile(name="bench"), tools={"echo": tool})
         tools = Tools()
+        meter = Meter()
 
     edge = build_mcp(Engine(), Settings(folder=Path("/mesh")))  # type: ignore[arg-type]
     principal = Principal()

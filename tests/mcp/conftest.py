@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from agentmesh.core.mesh import Mesh, MeshFile
 from agentmesh.core.policy import Principal
 from agentmesh.core.server_file import ServerFile
 from agentmesh.core.tool import Tool, ToolCall, ToolResult
+from agentmesh.engine.changes import Changes
+from agentmesh.engine.meter import Meter
 from agentmesh.errors import (
     BudgetExceeded,
     InvalidInput,
@@ -53,6 +56,9 @@ class FakeTools:
 
     def find(self, name: str) -> Tool | None:
         return self.tools.get(name)
+
+    def may_ask(self, tool: Tool) -> bool:
+        return False
 
     def is_run(self, tool: Tool) -> bool:
         return False
@@ -119,6 +125,12 @@ class FakeTools:
 class FakeEngine:
     mesh: Mesh
     tools: FakeTools
+    meter: Meter = field(default_factory=Meter)
+    changes: Changes = field(default_factory=Changes)
+    resources: Any = None
+    """Of tests that ask for none."""
+    prompts: Any = None
+    clock: Callable[[], float] = time.time
 
 
 def tool(name: str, **given: Any) -> Tool:
