@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Any, Final
 
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, MISSING_REQUIRED_CLIENT_CAPABILITY
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentmesh.core.question import ASKING
 from agentmesh.core.run import Kind, RunEvent
@@ -23,6 +23,7 @@ from agentmesh.errors import (
     Conflict,
     InvalidInput,
     MeshError,
+    MissingCapability,
     ModelError,
     NotBuilt,
     NotFound,
@@ -30,6 +31,7 @@ from agentmesh.errors import (
     StepError,
     TooLarge,
 )
+from agentmesh.mcp.blocks import HINTS_SINCE, TITLES_SINCE, clean, foreign_meta, to_blocks, trim
 
 FORBIDDEN: Final = -32003
 """A policy says no. From -32000..-32019, which MCP 2026-07-28 leaves to implementations; -32002 is retired there."""
@@ -43,6 +45,7 @@ CODES: Final[tuple[tuple[type[MeshError], int], ...]] = (
     (TooLarge, INVALID_PARAMS),
     (Conflict, INVALID_PARAMS),
     (NotBuilt, INVALID_REQUEST),
+    (MissingCapability, MISSING_REQUIRED_CLIENT_CAPABILITY),
     (CallerError, INVALID_REQUEST),
     (MeshError, UNAVAILABLE),
 )
@@ -77,29 +80,37 @@ def is_tool_failure(error: MeshError, version: str) -> bool:
     """
     if isinstance(error, InvalidInput):
         return version >= _INPUT_ERRORS_ARE_RESULTS
+    if isinstance(error, MissingCapability):
+        return version not in MODERN_PROTOCOL_VERSIONS
     return isinstance(error, (StepError, ModelError))
 
 
 def to_mcp_failure(error: MeshError) -> dict[str, Any]:
     """CallToolResult for a tool that failed."""
-    return {"content": [{"type": "text", "text": _utf8(error.message)}], "isError": True, "resultType": "complete"}
+    return {"content": [{"type": "text", "text": clean(error.message)}], "isError": True, "resultType": "complete"}
 
 
 def to_mcp_result(result: ToolResult, version: str) -> dict[str, Any]:
-    """CallToolResult: `structuredContent`, and the same JSON as text for clients that read only text."""
+    """CallToolResult: the content, or `structuredContent` and the same JSON as text for clients that read only text."""
     text = result.text
-    if not text and result.structured is not None:
-        text = json.dumps(result.structured, ensure_ascii=False)
-    wire: dict[str, Any] = {
-        "content": [{"type": "text", "text": _utf8(text)}],
-        "isError": result.is_error,
-        "resultType": "complete",
-    }
+    if result.content is not None:
+        content = to_blocks(result.content, version)
+        if not content and result.structured is not None and version < TITLES_SINCE:
+            content = [{"type": "text", "text": clean(json.dumps(result.structured, ensure_ascii=False))}]
+    else:
+        if not text and result.structured is not None:
+            text = json.dumps(result.structured, ensure_ascii=False)
+        content = [{"type": "text", "text": clean(text)}]
+    wire: dict[str, Any] = {"content": content, "isError": result.is_error, "resultType": "complete"}
     structured = result.structured
-    if structured is not None and (isinstance(structured, dict) or version > _STRUCTURED_IS_OBJECT_UNTIL):
-        wire["structuredContent"] = structured if text.isascii() else _clean(structured)
+    if structured is not None and version >= TITLES_SINCE:
+        if isinstance(structured, dict) or version > _STRUCTURED_IS_OBJECT_UNTIL:
+            wire["structuredContent"] = structured if result.content is None and text.isascii() else _clean(structured)
+    meta = {} if result.meta is None else foreign_meta(result.meta)
     if result.run_id is not None:
-        wire["_meta"] = {RUN_META: result.run_id}
+        meta[RUN_META] = result.run_id
+    if meta:
+        wire["_meta"] = meta
     return wire
 
 
@@ -107,18 +118,19 @@ def to_mcp_tool(tool: Tool, version: str) -> dict[str, Any]:
     """Tool. Before 2026-07-28 an output schema has to describe an object, so another one is left out there."""
     wire: dict[str, Any] = {
         "name": tool.name,
+        "title": tool.title,
         "description": tool.description,
         "inputSchema": {"type": "object", **tool.input_schema},
+        "_meta": dict(tool.meta) or None,
     }
-    if tool.title is not None:
-        wire["title"] = tool.title
     output = tool.output_schema
-    if output is not None and (output.get("type") == "object" or version > _STRUCTURED_IS_OBJECT_UNTIL):
-        wire["outputSchema"] = _published(output)
+    if output is not None and version >= TITLES_SINCE:
+        if output.get("type") == "object" or version > _STRUCTURED_IS_OBJECT_UNTIL:
+            wire["outputSchema"] = _published(output)
     annotations = {name: value for name, value in tool.annotations.items() if value is not None}
-    if annotations:
+    if annotations and version >= HINTS_SINCE:
         wire["annotations"] = annotations
-    return wire
+    return trim(wire, version)
 
 
 def to_line(event: RunEvent | str) -> str:
@@ -142,22 +154,6 @@ _WORDS: Final = {
     Kind.STEP_FAILED: "failed",
     Kind.STEP_SKIPPED: "skipped",
 }
-
-
-def to_cursor(name: str) -> str:
-    """An opaque place in a list sorted by name: after `name`. It stays right when tools come and go."""
-    return urlsafe_b64encode(name.encode()).decode().rstrip("=")
-
-
-def from_cursor(cursor: str) -> str:
-    """The name a cursor stands after. Raises InvalidInput for one that no list gave out."""
-    try:
-        name = urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode()
-    except ValueError as error:
-        raise InvalidInput("The cursor is not one that tools/list gave; list again without a cursor.") from error
-    if not name or to_cursor(name) != cursor:
-        raise InvalidInput("The cursor is not one that tools/list gave; list again without a cursor.")
-    return name
 
 
 def check_arguments(arguments: Mapping[str, Any], depth: int) -> None:
@@ -192,16 +188,11 @@ def _check_text(text: str) -> None:
         raise InvalidInput(message) from error
 
 
-def _utf8(text: str) -> str:
-    """The text with what UTF-8 cannot carry (half a surrogate pair that a model wrote) replaced."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return _utf8(value)
+        return clean(value)
     if isinstance(value, dict):
-        return {_utf8(key): _clean(item) for key, item in value.items()}
+        return {clean(key): _clean(item) for key, item in value.items()}
     return [_clean(item) for item in value] if isinstance(value, list) else value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -31,7 +32,11 @@ class Front:
     one sentence.
     """
 
-    def __init__(self, manager: StreamableHTTPSessionManager) -> None:
+    def __init__(
+        self, manager: StreamableHTTPSessionManager, full: Callable[[Principal], bool] = lambda _: False
+    ) -> None:
+        """`full`: whether a caller has as many sessions as one may, so that others find room."""
+        self._full = full
         self._app: ASGIApp = manager.asgi_app
         self._whole: ASGIApp = RequestBodyLimitMiddleware(self._check_id, manager.max_request_body_size)
         self._users: dict[tuple[str, str], AuthenticatedUser] = {}
@@ -64,6 +69,9 @@ class Front:
                 await send({**message, "body": body})
 
         legacy = scope["method"] == "POST" and _MODERN not in scope["headers"]
+        if legacy and isinstance(principal, Principal) and self._full(principal) and not _has_session(scope):
+            await _answer(send, 503, _error(UNAVAILABLE, _TOO_MANY))
+            return
         await (self._whole if legacy else self._app)(scope, receive, plainly)
         if (
             streaming
@@ -79,10 +87,7 @@ class Front:
             return next(again, None) or await receive()
 
         if _has_bad_id(whole.get("body", b"")):
-            body = _error(INVALID_REQUEST, "The id of a request is a string or an integer.")
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": 400, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await _answer(send, 400, _error(INVALID_REQUEST, "The id of a request is a string or an integer."))
         else:
             await self._app(scope, replay, send)
 
@@ -130,6 +135,23 @@ def _refusal(status: int, body: bytes) -> bytes:
     except (ValueError, TypeError, KeyError):
         text = _REFUSALS.get(status) or body.decode("utf-8", "replace") or "Refused."
     return _error(code, text)
+
+
+_TOO_MANY: Final = (
+    "You have as many open sessions as one caller may; end one that is not used with DELETE, or try again later."
+)
+
+
+def _has_session(scope: Scope) -> bool:
+    """Whether a request names a session."""
+    names = {name for name, _ in scope["headers"]}
+    return b"mcp-session-id" in names
+
+
+async def _answer(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _error(code: int, text: str) -> bytes:

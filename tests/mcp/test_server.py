@@ -9,7 +9,8 @@ from mcp.shared.exceptions import MCPError
 
 from agentmesh import __version__
 from agentmesh.core.policy import Principal
-from agentmesh.mcp.server import PAGE, build_mcp
+from agentmesh.mcp.exchange import PAGE
+from agentmesh.mcp.server import build_mcp
 from tests.mcp.conftest import ERAS, LEGACY, MODERN, FakeEngine, client, fake_engine, mcp_server, settings, tool
 from tests.requirements import covers
 

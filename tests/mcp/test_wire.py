@@ -139,12 +139,12 @@ async def test_a_mirrored_argument_must_be_the_bodys(engine: FakeEngine, http: h
 @covers("MCP-2026-07-28 basic/transports/streamable-http#method-not-found")
 @pytest.mark.parametrize(
     "method",
-    ["initialize", "ping", "logging/setLevel", "resources/list", "prompts/list", "nonsense", "subscriptions/listen"],
+    ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe", "nonsense"],
 )
 async def test_what_is_not_served_is_not_found(http: httpx2.AsyncClient, method: str) -> None:
     """Unknown methods, and those the revision retired, are -32601 with HTTP 404."""
-    params: dict[str, Any] = {"logging/setLevel": {"level": "info"}, "subscriptions/listen": {"notifications": {}}}.get(
-        method, {}
+    params: dict[str, Any] = {"logging/setLevel": {"level": "info"}}.get(
+        method, {"uri": "test://one"} if "resources" in method else {}
     )
     response = await http.post("", **modern(method, params))
     assert (response.status_code, response.json()["error"]["code"]) == (404, -32601), response.text
