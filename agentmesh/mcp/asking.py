@@ -47,6 +47,11 @@ def to_elicitation(question: Question, version: str = LATEST_MODERN_VERSION) -> 
     }
 
 
+def key_of(question: Question) -> str:
+    """What a client knows a question by: another one when it shows something else, so that an answer is to what was shown."""
+    return f"{question.id}/{question.digest[:16]}"
+
+
 def from_elicitation(question: Question, result: Mapping[str, Any]) -> Reply | None:
     """What an `ElicitResult` says to the question; None when it was cancelled: nobody answered.
 

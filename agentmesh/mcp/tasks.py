@@ -42,7 +42,7 @@ from agentmesh.core.workflow import seconds
 from agentmesh.engine import Engine
 from agentmesh.engine.tools import result_of
 from agentmesh.errors import Conflict, MeshError, NotFound
-from agentmesh.mcp.asking import from_elicitation, to_elicitation
+from agentmesh.mcp.asking import from_elicitation, key_of, to_elicitation
 from agentmesh.mcp.convert import check_arguments, to_mcp_error, to_mcp_result
 
 log = logging.getLogger("agentmesh.mcp")
@@ -384,8 +384,8 @@ def _missing(message: str) -> MCPError:
 
 
 def _key(question: Question) -> str:
-    """Never the same for two questions, nor for one that shows something else: an answer is to what was shown."""
-    return f"{question.run_id}/{question.id}/{question.digest[:16]}"
+    """Never the same for two questions of a task, which may be those of several runs."""
+    return f"{question.run_id}/{key_of(question)}"
 
 
 def _time(at: float) -> str:
