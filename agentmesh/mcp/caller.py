@@ -46,7 +46,7 @@ from agentmesh.core.caller import (
 from agentmesh.core.question import Question, Reply
 from agentmesh.core.run import JSON
 from agentmesh.errors import Expired, Fail, MissingCapability
-from agentmesh.mcp.asking import from_elicitation, to_elicitation
+from agentmesh.mcp.asking import from_elicitation, key_of, to_elicitation
 from agentmesh.mcp.sessions import level_of
 from agentmesh.mcp.state import NOTHING, Carried
 
@@ -168,8 +168,9 @@ class _EdgeCaller:
 
     async def answer(self, question: Question) -> Reply | None:
         request = InputRequest(ELICITATION, to_elicitation(question, self._ctx.protocol_version))
-        answers = await self.ask({question.id: request})
-        return from_elicitation(question, answers[question.id])
+        key = key_of(question)
+        answers = await self.ask({key: request})
+        return from_elicitation(question, answers[key])
 
     def _require(self, requests: Mapping[str, InputRequest]) -> None:
         """MissingCapability, naming all that the client has not declared."""
