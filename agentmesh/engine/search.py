@@ -119,15 +119,21 @@ class Index:
         """The index of these tools; only what has changed is read again."""
         known = self._entries
         return Index(
-            known[name] if name in known and known[name].tool == tool else entry_of(tool)
+            known[name] if name in known and _same(known[name].tool, tool) else entry_of(tool)
             for name, tool in tools.items()
         )
 
     def search(self, query: str, among: Mapping[str, Tool]) -> list[Tool]:
-        """The tools of `among` that match, best first. One word with `*` or `?` in it is a pattern of names."""
+        """The tools of `among` that match, best first.
+
+        One word with `*` or `?` in it is a pattern of names, and `server.tool` that very tool.
+        """
         wanted = query.strip().casefold()
         if _is_pattern(wanted):
             return [tool for name, tool in sorted(among.items()) if _is_named(name, wanted)]
+        exact = [tool for name, tool in among.items() if "." in wanted and name.casefold() == wanted]
+        if exact:
+            return exact
         scores = self._scores(wanted, among)
         for name in among:
             folded = name.casefold()
@@ -228,6 +234,10 @@ def parts_of(query: str) -> list[dict[str, float]]:
         elif word not in STOP:
             parts.append({stem(word): 1.0})
     return [part for i, part in enumerate(parts) if part not in parts[:i]]
+
+
+def _same(known: Tool, tool: Tool) -> bool:
+    return known is tool or known == tool
 
 
 def _is_pattern(wanted: str) -> bool:
