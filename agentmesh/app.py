@@ -38,20 +38,22 @@ from agentmesh.adapters.cluster import RayTasks, runs_on_ray
 from agentmesh.adapters.files import load_mesh
 from agentmesh.adapters.http_outside import OutsideHttp
 from agentmesh.adapters.lock import MeshLock
+from agentmesh.adapters.mesh_files import FolderFiles
 from agentmesh.adapters.model_child import ModelChild
 from agentmesh.adapters.openai_http import OpenAiHttp
 from agentmesh.adapters.sql.databases import SqlDatabases
 from agentmesh.adapters.sql.store import open_store
+from agentmesh.adapters.watch import FolderWatch, on_hangup
 from agentmesh.core.check import same_database
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.store import Store
 from agentmesh.engine import Engine, build_engine
-from agentmesh.errors import ServeError
+from agentmesh.errors import MeshError, ServeError
 from agentmesh.http.auth import Guard, check_bind
 from agentmesh.http.health import health_routes
 from agentmesh.http.metrics import metrics_routes
 from agentmesh.http.problems import HANDLERS
-from agentmesh.http.webhooks import webhook_routes
+from agentmesh.http.webhooks import webhook_routes, webhooks_of
 from agentmesh.settings import Settings
 
 log = logging.getLogger("agentmesh")
@@ -93,12 +95,13 @@ class Shortcut:
 @asynccontextmanager
 async def open_app(
     settings: Settings, mesh: Mesh, *,
-    token: str | None = None, shutdown: Callable[[], None] | None = None,
+    token: str | None = None, shutdown: Callable[[], None] | None = None, watch: FolderWatch | None = None,
     clock: Callable[[], float] = time.time, rng: random.Random | None = None,
 ) -> AsyncIterator[ASGIApp]:  # fmt: skip
     """The whole mesh, running: yields the ASGI application. Leaving gives unfinished runs back and stops the models.
 
-    `settings.port` is the port that clients see. MeshError when the store cannot be opened.
+    `settings.port` is the port that clients see. `watch`: tells when the files are to be read again; None: nobody does. MeshError
+    when the store cannot be opened.
     """
     url = mesh.file.url or address(settings)
     mcp, a2a, api = Late(), Late(), Late()
@@ -116,6 +119,9 @@ async def open_app(
             )
             routes = (await _import("agentmesh.a2a.server")).build_a2a(engine, settings, url)
             a2a.give(Starlette(routes=routes, exception_handlers=HANDLERS))
+            card = await _import("agentmesh.a2a.card")
+            engine.resources.own.card = lambda principal: card.card_of(engine, principal, url)
+            engine.changes.publish("resources")
             await anyio.sleep_forever()
 
     root = Starlette(
@@ -151,12 +157,19 @@ async def open_app(
             lease=settings.lease.seconds, heartbeat=settings.lease.heartbeat,
             concurrency=settings.concurrency,
             http=http, databases=databases, cluster=RayTasks(child, str(settings.folder)) if settings.models else None,
-            secrets=settings.secrets.values,
+            secrets=settings.secrets.values, files=FolderFiles(settings.folder, settings.secrets_folder),
         )  # fmt: skip
+        engine.reload.load = lambda: load_mesh(settings.folder, settings.secrets)
+        engine.reload.look = lambda new: _webhook_trouble(new, settings)
         await work.start(engine.worker.run)
         await tasks.start(engine.scheduler.run)
         tasks.start_soon(edges, engine)
+        await tasks.start(engine.resources.run)
         tasks.start_soon(engine.history.keep_pruned, anyio.sleep)
+        if watch is not None:
+            tasks.start_soon(engine.reload.run, watch.changed)
+        if shutdown is not None:
+            tasks.start_soon(on_hangup, engine.reload.now, shutdown)
         try:
             yield Guard(
                 Shortcut("/mcp", mcp, root), host=settings.host, url=mesh.file.url, limits=settings.limits, meter=engine.meter
@@ -165,6 +178,15 @@ async def open_app(
             # The edges and the scheduler have nothing to lose; steps in flight get their moment while `work` is left.
             engine.worker.stop()
             tasks.cancel_scope.cancel()
+
+
+def _webhook_trouble(mesh: Mesh, settings: Settings) -> list[str]:
+    """Why the webhooks of a mesh cannot be served."""
+    try:
+        webhooks_of(mesh, settings.secrets.values)
+    except MeshError as error:
+        return [error.message]
+    return []
 
 
 def store_of(settings: Settings, mesh: Mesh, clock: Callable[[], float] = time.time) -> Store:
@@ -209,6 +231,7 @@ def serve(settings: Settings) -> None:
     """
     collect_rarely()
     check_bind(settings.host)
+    watch = FolderWatch(settings.folder) if settings.reload else None
     mesh = load_mesh(settings.folder, settings.secrets)
     telemetry.set_up(settings.log_level, settings.secrets.values.values())
     # One SQLite file has one server. A store that several may share lets them serve one folder, each with a state of its own.
@@ -220,10 +243,10 @@ def serve(settings: Settings) -> None:
         # uvicorn raises the signal that stopped it once more when it is done: the closing below must survive that.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        anyio.run(_serve, settings, mesh, listener, backend_options={"use_uvloop": True})
+        anyio.run(_serve, settings, mesh, listener, watch, backend_options={"use_uvloop": True})
 
 
-async def _serve(settings: Settings, mesh: Mesh, listener: socket.socket) -> None:
+async def _serve(settings: Settings, mesh: Mesh, listener: socket.socket, watch: FolderWatch | None) -> None:
     token = secrets.token_urlsafe(24)
     server: Announcing | None = None
 
@@ -231,10 +254,10 @@ async def _serve(settings: Settings, mesh: Mesh, listener: socket.socket) -> Non
         if server is not None:
             server.should_exit = True
 
-    async with open_app(settings, mesh, token=token, shutdown=shutdown) as app:
+    async with open_app(settings, mesh, token=token, shutdown=shutdown, watch=watch) as app:
         config = uvicorn.Config(
-            app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None, server_header=False,
-            backlog=BACKLOG, timeout_graceful_shutdown=GRACE, h11_max_incomplete_event_size=settings.limits.headers,
+            app, http="httptools", proxy_headers=False, ws="none", lifespan="off", access_log=False, log_config=None,
+            server_header=False, backlog=BACKLOG, timeout_graceful_shutdown=GRACE, h11_max_incomplete_event_size=settings.limits.headers,
         )  # fmt: skip
         server = Announcing(config, lambda: _announce(settings, mesh, token))
         await server.serve(sockets=[listener])

@@ -374,4 +374,7 @@ def result_of(run: Run) -> ToolResult:
 
 def text_of(value: JSON) -> str:
     """A tool's value as text: itself when it is text, else its JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _ENCODE(value)
+
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder each time

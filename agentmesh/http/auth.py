@@ -23,6 +23,7 @@ from agentmesh.core.policy import Principal
 from agentmesh.engine.identity import principal_for_open_server
 from agentmesh.engine.meter import CANCELLED, OTHER, Meter
 from agentmesh.errors import ServeError
+from agentmesh.http.first_step import FirstStep
 from agentmesh.http.problems import problem, problem_response, refusal_response, retry_headers, to_problem
 from agentmesh.settings import Limits
 
@@ -261,21 +262,26 @@ class Guard:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body; None when the client left before it was complete."""
+        first = FirstStep(receive())
+        if first.done and first.result["type"] == "http.request" and not first.result.get("more_body", False):
+            body: bytes = first.result.get("body", b"")
+            if len(body) > self.limits.body:
+                raise _Refused(self._too_large())
+            return body  # it was here already, as nearly always: no clock needs to be set
         chunks: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(self._body_seconds):  # half of what anyio's costs, and every request pays it
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    chunk: bytes = message.get("body", b"")
-                    size += len(chunk)
+            async with asyncio.timeout(self._body_seconds):
+                message = await first
+                while message["type"] == "http.request":
+                    chunks.append(message.get("body", b""))
+                    size += len(chunks[-1])
                     if size > self.limits.body:
                         raise _Refused(self._too_large())
                     if not message.get("more_body", False):
-                        return b"".join((*chunks, chunk)) if chunks else chunk
-                    chunks.append(chunk)
+                        return b"".join(chunks)
+                    message = await receive()
+                return None
         except TimeoutError:
             raise _Refused(problem(408, f"the body did not arrive within {self._body_seconds:g} seconds")) from None
 

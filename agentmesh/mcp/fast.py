@@ -12,6 +12,7 @@ One refusal is its own, and for every POST of both eras: an object with a name t
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -72,13 +73,14 @@ class Fast:
         self._depth = depth
         self._stamp = {SERVER_INFO_META_KEY: server.server_info_stamp}
         self._group: TaskGroup | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._mirrors: dict[int, tuple[Tool, bool]] = {}
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Holds what watches for clients that leave. Before and after, everything goes the SDK's way."""
         async with anyio.create_task_group() as group:
-            self._group = group
+            self._group, self._loop = group, asyncio.get_running_loop()
             try:
                 yield
             finally:
@@ -134,14 +136,16 @@ class Fast:
         began = time.perf_counter()
         result: dict[str, Any] | None = None
         error: MCPError | None = None
+        watch = self._watch(receive)
         try:
-            with anyio.CancelScope() as call_scope:
-                watch = self._watch(receive, call_scope)
-                try:
-                    answered = await self._engine.tools.call(principal, call, source="mcp")
-                finally:
-                    watch.end()
-                result = self._wire(answered)
+            try:
+                answered = await self._engine.tools.call(principal, call, source="mcp")
+            finally:
+                watch.end()
+            result = self._wire(answered)
+        except asyncio.CancelledError:
+            if not watch.took_back():
+                raise
         except MeshError as failure:
             if is_tool_failure(failure, VERSION):
                 result = to_mcp_failure(failure)
@@ -191,31 +195,43 @@ class Fast:
             return answer  # our own making: text, and JSON that the engine has looked through
         return wire.serialize_server_result(METHOD, VERSION, answer)
 
-    def _watch(self, receive: Receive, call: anyio.CancelScope) -> _Watch:
-        """Cancels the call when its client leaves, until the watch is ended."""
+    def _watch(self, receive: Receive) -> _Watch:
+        """Cancels this task when the client leaves, until the watch is ended."""
+        task = asyncio.current_task(self._loop)
         assert self._group is not None
-        return _Watch(self._group, receive, call)
+        assert self._loop is not None
+        assert task is not None
+        return _Watch(self._group, self._loop, receive, task)
 
 
 class _Watch:
     """Waits for a client to leave, and cancels its call then.
 
-    A task of its own is only made for a call that waits for something: one that does not is over before the loop comes round.
+    A task of its own is only made for a call that waits for something: one that does not is over before the loop comes round. For
+    the same reason the call stands in no cancel scope, which costs as much as a tool that echoes; its task is cancelled as asyncio
+    does it, and the cancellation is taken back when it has come through.
     """
 
-    __slots__ = ("_call", "_group", "_handle", "_receive", "_scope")
+    __slots__ = ("_called", "_group", "_handle", "_receive", "_scope", "_task")
 
-    def __init__(self, group: TaskGroup, receive: Receive, call: anyio.CancelScope) -> None:
+    def __init__(
+        self, group: TaskGroup, loop: asyncio.AbstractEventLoop, receive: Receive, task: asyncio.Task[Any]
+    ) -> None:
         self._group = group
         self._receive = receive
-        self._call = call
+        self._task = task
+        self._called = False
         self._scope: anyio.CancelScope | None = None
-        self._handle = asyncio.get_running_loop().call_soon(self._begin)
+        self._handle = loop.call_soon(self._begin)
 
     def end(self) -> None:
         self._handle.cancel()
         if self._scope is not None:
             self._scope.cancel()
+
+    def took_back(self) -> bool:
+        """Whether the call was cancelled for its client alone; then the task goes on as if nothing had been."""
+        return self._called and self._task.uncancel() == 0
 
     def _begin(self) -> None:
         self._scope = anyio.CancelScope()
@@ -225,7 +241,8 @@ class _Watch:
         with scope:
             while (await self._receive())["type"] != "http.disconnect":
                 pass
-            self._call.cancel()
+            self._called = True
+            self._task.cancel()
 
 
 def _kind(result: Mapping[str, Any] | None, error: MCPError | None) -> str:
@@ -252,14 +269,24 @@ def _call_of(message: Mapping[str, Any], body: bytes, depth: int) -> ToolCall | 
     # Escapes may hide half a surrogate pair; few brackets cannot nest deeply. What cannot be told at once goes on.
     if b"\\u" in body or body.count(b"{") + body.count(b"[") > depth:
         return None
-    try:
-        wire.validate_client_request(METHOD, VERSION, params)
-    except ValidationError:
+    if not _valid_client(write_json([meta.get(_INFO_META), meta[_CAPABILITIES_META]])):
         return None
     return ToolCall(name, arguments)
 
 
 _NONE: Final[dict[str, Any]] = {}
+
+
+@lru_cache(maxsize=1024)
+def _valid_client(said: bytes) -> bool:
+    """Whether `clientInfo` and `clientCapabilities`, as JSON, are what the schema has; a client says the same in every request."""
+    info, capabilities = json.loads(said)
+    meta = {_VERSION_META: VERSION, _CAPABILITIES_META: capabilities} | ({} if info is None else {_INFO_META: info})
+    try:
+        wire.validate_client_request(METHOD, VERSION, {"name": "", "_meta": meta})
+    except ValidationError:
+        return False
+    return True
 
 
 def _fits(headers: list[tuple[bytes, bytes]], name: str) -> bool:
