@@ -176,7 +176,7 @@ async def test_a_call_through_is_the_call_itself(era: str) -> None:
     async with connected(era, of(server("hub", "merge"), offer="search")) as (_, c):
 
         async def both(name: str, arguments: Any) -> tuple[Any, Any]:
-            seen = []
+            seen: list[Any] = []
             for call in ((name, arguments), ("call_tool", {"name": name, "arguments": arguments})):
                 try:
                     answer = await c.call_tool(*call)
@@ -275,7 +275,7 @@ async def test_policies_speak_of_the_tools_behind(era: str) -> None:
         told = [str(one.content[0].text).replace(n, "") for one, n in ((unknown, "vault"), (nobody, "other"))]  # type: ignore[union-attr]
         assert told[0] == told[1]
         for name in ("hub.look", "hub.delete_issue", "vault.read_key"):
-            seen = []
+            seen: list[Any] = []
             for call in ((name, {"text": "x"}), ("call_tool", {"name": name, "arguments": {"text": "x"}})):
                 with pytest.raises(MCPError) as refused:
                     await c.call_tool(*call)
