@@ -37,7 +37,9 @@ from agentmesh import telemetry
 from agentmesh.adapters.cluster import RayTasks, runs_on_ray
 from agentmesh.adapters.files import load_mesh
 from agentmesh.adapters.http_outside import OutsideHttp
+from agentmesh.adapters.keyring import derive, load_keys
 from agentmesh.adapters.lock import MeshLock
+from agentmesh.adapters.logins import Logins
 from agentmesh.adapters.mesh_files import FolderFiles
 from agentmesh.adapters.model_child import ModelChild
 from agentmesh.adapters.openai_http import OpenAiHttp
@@ -52,6 +54,7 @@ from agentmesh.errors import MeshError, ServeError
 from agentmesh.http.auth import Guard, check_bind
 from agentmesh.http.health import health_routes
 from agentmesh.http.metrics import metrics_routes
+from agentmesh.http.oauth import oauth_routes
 from agentmesh.http.problems import HANDLERS
 from agentmesh.http.webhooks import webhook_routes, webhooks_of
 from agentmesh.settings import Settings
@@ -106,10 +109,13 @@ async def open_app(
     url = mesh.file.url or address(settings)
     mcp, a2a, api = Late(), Late(), Late()
     engine: Engine | None = None
+    keys = load_keys(settings, store_url=settings.store or mesh.file.store)
+    logins: Logins | None = None
 
     async def edges(engine: Engine) -> None:
         """Imports the protocols' libraries, the one that clients ask first, first; then holds MCP's sessions open."""
-        mcp_edge = (await _import("agentmesh.mcp.server")).build_mcp(engine, settings)
+        mcp_server = await _import("agentmesh.mcp.server")
+        mcp_edge = mcp_server.build_mcp(engine, settings, keys=[derive(key, "mcp") for key in keys])
         async with mcp_edge.run():
             mcp.give(mcp_edge.app)
             api.give(
@@ -129,6 +135,7 @@ async def open_app(
             *health_routes(settings, lambda: engine),
             *metrics_routes(lambda: engine),
             *webhook_routes(settings, mesh, lambda: engine),
+            *oauth_routes(lambda: logins),
             Route("/mcp", mcp),
             Route("/.well-known/agent-card.json", a2a),
             Route("/a2a", a2a),
@@ -152,6 +159,7 @@ async def open_app(
         anyio.create_task_group() as work,
         anyio.create_task_group() as tasks,
     ):  # fmt: skip
+        logins = Logins(store, keys, base_url=url, clock=clock)
         engine = build_engine(
             mesh, store, endpoints, clock=clock, random=rng,
             lease=settings.lease.seconds, heartbeat=settings.lease.heartbeat,
@@ -172,7 +180,11 @@ async def open_app(
             tasks.start_soon(on_hangup, engine.reload.now, shutdown)
         try:
             yield Guard(
-                Shortcut("/mcp", mcp, root), host=settings.host, url=mesh.file.url, limits=settings.limits, meter=engine.meter
+                Shortcut("/mcp", mcp, root),
+                host=settings.host,
+                url=mesh.file.url,
+                limits=settings.limits,
+                meter=engine.meter,
             )
         finally:
             # The edges and the scheduler have nothing to lose; steps in flight get their moment while `work` is left.

@@ -11,9 +11,6 @@ import os
 import secrets
 from pathlib import Path
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from agentmesh.errors import ServeError
 from agentmesh.settings import SHORTEST_KEY, Settings
 
@@ -42,6 +39,10 @@ def load_keys(settings: Settings, *, store_url: str | None = None) -> tuple[byte
 
 def derive(key: bytes, purpose: str, length: int = 32) -> bytes:
     """The key for one purpose (HKDF-SHA256, RFC 5869): always the same for the same key, of no use for any other purpose."""
+    # Not before it is needed: a start has other things to do.
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     return HKDF(SHA256(), length, salt=None, info=f"agentmesh/{purpose}".encode()).derive(key)
 
 

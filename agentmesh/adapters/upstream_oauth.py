@@ -14,10 +14,10 @@ import hashlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import anyio
@@ -25,7 +25,6 @@ import httpx2
 
 from agentmesh.adapters.upstream_oauth_auth import Attempt, OAuthRequests, attempting
 from agentmesh.adapters.upstream_oauth_challenge import Challenge, covers, join
-from agentmesh.adapters.upstream_oauth_client import metadata_document
 from agentmesh.adapters.upstream_oauth_login import LoginFlow
 from agentmesh.adapters.upstream_oauth_provider import Provider
 from agentmesh.adapters.upstream_oauth_token import Refused, Token, request_token
@@ -34,15 +33,13 @@ from agentmesh.adapters.vault import Vault, key_of
 from agentmesh.core.caller import ELICITATION, NOBODY, Caller, InputRequest
 from agentmesh.core.login import LoginStart
 from agentmesh.core.policy import Principal
-from agentmesh.core.secret import fill_secrets
-from agentmesh.core.server_file import OAuth, ServerFile
-from agentmesh.core.store import Store
-from agentmesh.errors import Fail, LoginRequired, MissingCapability, NotFound
+from agentmesh.core.server_file import OAuth
+from agentmesh.errors import Fail, LoginRequired, MissingCapability
 
 log = logging.getLogger(__name__)
 
 STEP_UPS: Final = 2
-"""How often the same scopes are asked for again when a token that was asked for with them is refused for want of them."""
+"""How often the same scopes are asked for again that were not granted when they were asked for."""
 MESH: Final = Principal(subject="", tenant="")
 """Whose token it is with client credentials: nobody's but the mesh's."""
 _NO_PERSON = ("cron:", "webhook:")
@@ -196,11 +193,13 @@ class UpstreamOAuth:
             if current is not None and token is not None and current.access_token != token.access_token:
                 return current
             base = current or token
-            tries = base.tries + 1 if base is not None and covers(base.asked, challenge.scope) else 0
-            if tries > STEP_UPS:
+            known = base is not None and covers(base.asked, challenge.scope)
+            tries = base.tries + 1 if base is not None and known else 0
+            if tries > STEP_UPS or (base is not None and known and covers(base.scope, challenge.scope)):
+                # Scopes that were granted, or asked for in vain: to log in again would not change it.
                 raise Fail(
                     f"{self.name} refuses this for want of scopes ({(challenge.scope or 'it does not say which')[:200]}) "
-                    "that were asked for again and again; whoever administers it has to grant them"
+                    "that were asked for; whoever administers it has to grant them"
                 )
             asked = join(base.asked, base.scope, challenge.scope) if base else challenge.scope
             if not self.per_user:
@@ -313,58 +312,3 @@ class UpstreamOAuth:
         )
         await self._keep(MESH, token)
         return token
-
-
-class Logins:
-    """The upstreams that want tokens, by name; core.login.Logins over those of them that have one for each user."""
-
-    def __init__(
-        self, store: Store, keys: Sequence[bytes], *, base_url: str, clock: Callable[[], float] = time.time
-    ) -> None:
-        """`keys`: the mesh's (keyring.load_keys). `base_url`: the mesh's own address."""
-        self.base_url = base_url.rstrip("/")
-        self._vault = Vault(store, keys)
-        self._clock = clock
-        self._upstreams: dict[str, UpstreamOAuth] = {}
-
-    def of(self, server: ServerFile, secrets: Mapping[str, str]) -> UpstreamOAuth:
-        """The tokens for the upstream of a server file that has `oauth:`. The same as before when nothing of that has changed."""
-        upstream = server.upstream
-        assert upstream is not None
-        assert upstream.url is not None
-        assert upstream.oauth is not None
-        key = upstream.oauth.client_key
-        spec = upstream.oauth.model_copy(update={"client_key": fill_secrets(key, secrets) if key else None})
-        known = self._upstreams.get(server.name)
-        if known is not None and (known.url, known.spec) == (upstream.url, spec):
-            return known
-        made = UpstreamOAuth(
-            server.name, upstream.url, spec, vault=self._vault, base_url=self.base_url, clock=self._clock
-        )
-        self._upstreams[server.name] = made
-        return made
-
-    def drop(self, name: str) -> None:
-        """Knows an upstream no more whose file is gone; its tokens stay in the store, should it come back."""
-        self._upstreams.pop(name, None)
-
-    async def start(self, upstream: str, principal: Principal) -> LoginStart:
-        return await self._of(upstream).start(principal)
-
-    async def finish(self, upstream: str, principal: Principal, answer: Mapping[str, str], browser: str | None) -> None:
-        await self._of(upstream).finish(principal, answer, browser)
-
-    async def forget(self, upstream: str, principal: Principal) -> None:
-        await self._of(upstream).forget(principal)
-
-    def document(self) -> Mapping[str, Any] | None:
-        redirects = [
-            f"{self.base_url}/v1/oauth/redirect/{name}" for name in self._upstreams if self._upstreams[name].per_user
-        ]
-        return metadata_document(self.base_url, redirects)
-
-    def _of(self, name: str) -> UpstreamOAuth:
-        upstream = self._upstreams.get(name)
-        if upstream is None or not upstream.per_user:
-            raise NotFound("there is no such upstream with a login for each user")
-        return upstream

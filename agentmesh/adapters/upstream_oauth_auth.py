@@ -64,36 +64,34 @@ class OAuthRequests(httpx2.Auth):
             yield request
             return
         attempt = _ATTEMPT.get() or Attempt()
+        refusal: MeshError | None = None
         try:
             token = await self._oauth.token(self._who)
         except MeshError as error:
             # The upstream is asked all the same: it may serve this without a token.
-            attempt.refusal, token = error, None
+            refusal, token = error, None
         response = yield _with(request, token)
         for _ in range(AGAIN):
             if response.status_code not in {401, 403}:
-                break
+                return
+            attempt.token = token.access_token if token else None
             try:
                 token = await self._next(response, token)
             except MeshError as error:
-                attempt.refusal = error
                 log.info("a request to %s was not authorized: %s", self._oauth.name, error.message)
+                attempt.refusal = refusal or error
                 return
             if token is None:
                 return
             response = yield _with(request, token)
-        if response.status_code not in {401, 403}:
-            attempt.refusal = None
-        elif attempt.refusal is None:
+        if response.status_code in {401, 403}:
             attempt.refusal = Fail(f"{self._oauth.name} refuses the tokens that its own authorization server gives")
 
     async def _next(self, response: httpx2.Response, token: Token | None) -> Token | None:
         """Another token that may get this request through; None when it was not refused for its token."""
-        attempt = _ATTEMPT.get() or Attempt()
         challenge = challenge_of(response.headers.get_list("www-authenticate"))
         if response.status_code == 403 and challenge.error != "insufficient_scope":
             return None
-        attempt.token = token.access_token if token else None
         if response.status_code == 403:
             newer = await self._oauth.step_up(self._who, token, challenge)
         else:

@@ -64,7 +64,7 @@ class LoginFlow:
     async def start(self, principal: Principal) -> LoginStart:
         """See core.login.Logins.start."""
         provider = self._provider
-        server = await provider.server(anew=True)
+        server = await provider.server()
         if not server.authorization_endpoint:
             raise Fail(
                 f"the authorization server {server.issuer} does not say that it can PKCE with S256, without which no login is safe"

@@ -14,6 +14,8 @@ from agentmesh.adapters.vault import Vault
 from agentmesh.core.server_file import OAuth
 from agentmesh.errors import Fail
 
+KNOWN_SECONDS: Final = 3600
+"""How long metadata are taken for true."""
 _CHALLENGE: Final = "challenge"
 _PIN: Final = "pin"
 
@@ -41,6 +43,7 @@ class Provider:
         self._vault = vault
         self._clock = clock
         self._server: AuthorizationServer | None = None
+        self._asked_at = 0.0
 
     async def challenged(self, challenge: Challenge) -> None:
         """Remembers how the upstream refused a request: it says where to ask, and what for. It may have moved: ask again."""
@@ -49,11 +52,12 @@ class Provider:
         if await self._vault.get(self.name, _CHALLENGE) != said:
             await self._vault.put(self.name, _CHALLENGE, said)
 
-    async def server(self, *, anew: bool = False) -> AuthorizationServer:
-        """The upstream's authorization server; asked for once, and again after the upstream has refused a request."""
-        if self._server is None or anew:
+    async def server(self) -> AuthorizationServer:
+        """The upstream's authorization server; asked for anew after the upstream has refused a token, and now and then."""
+        if self._server is None or not 0 <= self._clock() - self._asked_at < KNOWN_SECONDS:
             challenge = await self._vault.get(self.name, _CHALLENGE) or {}
             self._server = await discover(self.web, self.url, challenge.get("metadata_url"))
+            self._asked_at = self._clock()
         return self._server
 
     async def scopes(self, server: AuthorizationServer, wanted: str | None = None) -> str | None:
