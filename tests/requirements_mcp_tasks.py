@@ -7,6 +7,7 @@ ENTRIES = {
     f"{EXT}#task-polling": "tasks/get gives the status and what belongs to it: result, error or inputRequests.",
     f"{EXT}#task-update-requests": "Answers may be partial; keys that are not outstanding are ignored.",
     f"{EXT}#task-cancellation": "tasks/cancel is acknowledged, also of a task that has ended.",
+    f"{EXT}#task-status-notifications": "A listen stream tells of the caller's own tasks that it names.",
     f"{EXT}#streamable-http-routing-headers": "Mcp-Name says the task's id, or the request is -32020.",
     f"{EXT}#protocol-errors": "An unknown task is -32602, and a client that declares nothing gets -32021.",
     f"{EXT}#task-execution-errors": "A tool's error is a completed task with isError; failed is for JSON-RPC errors.",
