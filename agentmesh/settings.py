@@ -71,6 +71,10 @@ class Settings:
     """An existing Ray cluster to join (`AGENTMESH_RAY_ADDRESS`); None: start a local one."""
     crash_at: str | None = None
     """Where in the journal this process kills itself (`AGENTMESH_CRASH_AT`; see adapters.crash). For tests of what remains."""
+    reload: bool = True
+    """Whether changed files are taken over while the mesh is served (`serve --no-reload`: they are not, until a SIGHUP)."""
+    secrets_folder: Path | None = None
+    """Where secrets are mounted (`AGENTMESH_SECRETS_DIR`); no resource shows what lies there."""
     log_level: str = "info"
     limits: Limits = Limits()
     lease: Lease = Lease()
@@ -111,6 +115,8 @@ def read_settings(folder: Path, environ: Mapping[str, str] = os.environ, **given
             if file.is_file():
                 secrets.setdefault(file.name, file.read_text().rstrip("\n"))
     values: dict[str, object] = {"folder": folder.resolve(), "secrets": Secrets(secrets)}
+    if mounted:
+        values["secrets_folder"] = Path(mounted)
     if store := environ.get("AGENTMESH_STORE"):
         values["store"] = store
     if address := environ.get("AGENTMESH_RAY_ADDRESS"):

@@ -17,11 +17,12 @@ from agentmesh.a2a.convert import ANSWER_EXTENSION, EXTENSION, JSON_TYPE, SIGNAL
 from agentmesh.core.agent import Skill
 from agentmesh.core.json_text import write_json
 from agentmesh.core.mesh import Mesh
+from agentmesh.core.policy import Principal
 from agentmesh.engine import Engine
 
 PATH = "/.well-known/agent-card.json"
 CACHE = "private, max-age=60"
-"""What an agent offers changes only with a restart; the ETag makes asking again cheap (A2A 1.0.1 section 8.6)."""
+"""What an agent offers changes when its files do; the ETag makes asking again cheap (A2A 1.0.1 section 8.6)."""
 PROTOCOL = "1.0"
 EXTENSIONS = {
     EXTENSION: f"metadata[{EXTENSION!r}], or metadata['skill'], names the skill a message is for.",
@@ -66,12 +67,16 @@ def card_to_json(card: pb.AgentCard) -> dict[str, Any]:
     return {"skills": [], **MessageToDict(card)}
 
 
+def card_of(engine: Engine, principal: Principal, base_url: str) -> dict[str, Any]:
+    """The card that one caller may see."""
+    return card_to_json(build_card(engine.mesh, engine.agents.skills(principal), base_url))
+
+
 def card_route(engine: Engine, base_url: str) -> Route:
     """The card at its well-known path: what the one who asks may see, with an ETag."""
 
     async def show_card(request: Request) -> Response:
-        skills = engine.agents.skills(request.state.principal)
-        body = write_json(card_to_json(build_card(engine.mesh, skills, base_url)))
+        body = write_json(card_of(engine, request.state.principal, base_url))
         headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": CACHE}
         known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
         if known & {headers["ETag"], "*"}:

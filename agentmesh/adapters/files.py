@@ -196,7 +196,6 @@ def find_function(name: str) -> Function | str:
     return definitions[first] if first == attribute else Function()
 
 
-@lru_cache(maxsize=256)
 def _definitions(module_name: str) -> tuple[Mapping[str, Function], bool] | str:
     """Names that a module defines, and whether there can be no others; a string when it cannot be found."""
     try:
@@ -208,9 +207,15 @@ def _definitions(module_name: str) -> tuple[Mapping[str, Function], bool] | str:
     if not spec.origin or not spec.origin.endswith(".py"):
         return {}, False
     try:
-        tree = ast.parse(Path(spec.origin).read_bytes())
+        return _defined_in(spec.origin)
     except (OSError, SyntaxError, ValueError) as error:
         return f"the module {module_name!r} cannot be read ({error})"
+
+
+@lru_cache(maxsize=256)
+def _defined_in(path: str) -> tuple[Mapping[str, Function], bool]:
+    """Kept for the life of the process, as imported modules are: a module that was not there is looked for each time."""
+    tree = ast.parse(Path(path).read_bytes())
     found: dict[str, Function] = {}
     certain = True
     for node in ast.walk(tree):

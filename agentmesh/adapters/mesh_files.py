@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
 from pathlib import Path
 
 import anyio.to_thread
@@ -22,9 +21,9 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class FolderFiles:
     """The files of one folder. Not shown: what begins with a dot, databases, links, and what lies in `secret`."""
 
-    def __init__(self, folder: Path, secret: Sequence[Path] = ()) -> None:
+    def __init__(self, folder: Path, secret: Path | None = None) -> None:
         self._folder = folder
-        self._secret = [path.resolve() for path in secret]
+        self._secret = None if secret is None else secret.resolve()
 
     async def read(self, path: str) -> bytes:
         """See core.outside.Files."""
@@ -56,7 +55,9 @@ class FolderFiles:
     def _open(self, path: str) -> int:
         """Opened one name at a time, each under the folder before it: a link put there meanwhile is not followed either."""
         names = path.removeprefix("./").split("/")
-        if refusal(path) or any(self._folder.resolve().joinpath(*names).is_relative_to(one) for one in self._secret):
+        if refusal(path) or (
+            self._secret is not None and self._folder.resolve().joinpath(*names).is_relative_to(self._secret)
+        ):
             raise NotFound(f"there is no file {path!r} to show")
         at = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

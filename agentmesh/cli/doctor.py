@@ -6,12 +6,12 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -132,9 +132,20 @@ def look_at_mesh(folder: Path, port: int) -> Iterator[Finding]:
         yield Finding("mesh", "ok", f"{found.name} in {folder}")
     if client := find(folder):
         yield Finding("server", "ok", f"serves this mesh at {client.url}")
+        yield from look_at_served(client.get("/v1/mesh").get("files", {}))
     else:
         yield Finding("server", "ok", "none runs for this mesh")
         yield look_at_port(port)
+
+
+def look_at_served(files: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the server serves the files as they are now. `files`: of `/v1/mesh`."""
+    if faults := files.get("faults"):
+        first = str(faults[0]).partition("\n")[0]
+        said = f"{len(faults)} faults in changed files, so that older ones are served: {first}"
+        yield Finding("files", "warn", said)
+    for said in files.get("restart", ()):
+        yield Finding("files", "warn", said)
 
 
 def _version(distribution: str) -> str | None:

@@ -17,6 +17,9 @@ def serve(
         bool, typer.Option("--keep-models", help="Leave the models running after the server.")
     ] = False,
     no_models: Annotated[bool, typer.Option("--no-models", help="Do not deploy models; calls to them fail.")] = False,
+    no_reload: Annotated[
+        bool, typer.Option("--no-reload", help="Keep to the files as they are now; SIGHUP reads them again.")
+    ] = False,
     mesh: Mesh = None,
 ) -> None:
     """Serve the mesh of this folder until Ctrl-C."""
@@ -24,8 +27,9 @@ def serve(
 
     folder = mesh_folder(mesh)
     settings = read_settings(
-        folder, host=host, port=port, keep_models=keep_models or None, models=False if no_models else None
-    )
+        folder, host=host, port=port, keep_models=keep_models or None, models=False if no_models else None,
+        reload=False if no_reload else None,
+    )  # fmt: skip
     from agentmesh.app import serve
 
     serve(settings)

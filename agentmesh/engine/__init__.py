@@ -32,6 +32,7 @@ from agentmesh.engine.meter import Meter
 from agentmesh.engine.models import Models
 from agentmesh.engine.own_resources import OwnResources
 from agentmesh.engine.prompts import Prompts
+from agentmesh.engine.reload import Reload
 from agentmesh.engine.resources import Resources
 from agentmesh.engine.runs import Runs
 from agentmesh.engine.scheduler import Scheduler
@@ -67,6 +68,7 @@ class Engine:
     resources: Resources
     """`await tg.start(engine.resources.run)`: before, nobody hears that a run or a file has changed."""
     prompts: Prompts
+    reload: Reload
     clock: Callable[[], float]
     random: random_.Random
 
@@ -128,8 +130,8 @@ def build_engine(
     )
     prompts.read = resources.read
     return Engine(
-        mesh, store, tools, agents, models, runs, worker, scheduler, history, upstreams, changes, meter, resources, prompts, clock,
-        random,
+        mesh, store, tools, agents, models, runs, worker, scheduler, history, upstreams, changes, meter, resources, prompts,
+        Reload(mesh, upstreams, scheduler, changes, clock), clock, random,
     )  # fmt: skip
 
 

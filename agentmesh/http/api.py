@@ -138,7 +138,7 @@ def _mesh_routes(app: FastAPI, engine: Engine, base_url: str) -> None:
         """The mesh that this server serves."""
         return answer({
             "name": mesh.name, "description": mesh.file.description, "version": __version__, "url": base_url,
-            "pid": os.getpid(), "folder": str(mesh.folder),
+            "pid": os.getpid(), "folder": str(mesh.folder), "files": engine.reload.state.to_json(),
         })  # fmt: skip
 
     @app.get("/workflows", responses=ok(shapes.WorkflowsShape))

@@ -38,7 +38,10 @@ def health_routes(
             if settings.models:
                 missing += model_reasons(built)
         if not missing:
-            return Response(write_json({"status": "ready"}), media_type="application/json")
+            files = built.reload.state if built is not None else None
+            # Counted only: whoever asks here need not be let in, and faults show lines of the files.
+            shown = {"changed_files": {"faults": len(files.faults)}} if files is not None and files.faults else {}
+            return Response(write_json({"status": "ready", **shown}), media_type="application/json")
         body = problem(503, "; ".join(missing), code="not_ready", reasons=missing)
         return problem_response(body, {"retry-after": RETRY_AFTER})
 

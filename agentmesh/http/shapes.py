@@ -263,6 +263,15 @@ class QuestionsShape(BaseModel):
     more: bool
 
 
+class FilesShape(BaseModel):
+    """How the files in the folder are to what is served."""
+
+    revision: int
+    at: float | None
+    faults: list[str]
+    restart: list[str]
+
+
 class MeshShape(BaseModel):
     name: str
     description: str
@@ -270,6 +279,7 @@ class MeshShape(BaseModel):
     url: str
     pid: int
     folder: str
+    files: FilesShape
 
 
 class ProblemShape(BaseModel):

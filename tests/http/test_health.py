@@ -12,6 +12,8 @@ from starlette.applications import Starlette
 
 from agentmesh.core.mesh import Mesh, MeshFile
 from agentmesh.core.model import ModelState, ModelStatus
+from agentmesh.engine.reload import FilesState
+from agentmesh.errors import Fault
 from agentmesh.http.health import health_routes
 from agentmesh.settings import Settings
 
@@ -34,7 +36,8 @@ def engine(*status: ModelStatus, trouble: str | None = None) -> Any:
         return trouble
 
     worker = SimpleNamespace(ready=ready)
-    return SimpleNamespace(mesh=mesh, models=SimpleNamespace(status=lambda: {s.name: s for s in status}), worker=worker)
+    models, reload = SimpleNamespace(status=lambda: {s.name: s for s in status}), SimpleNamespace(state=FilesState())
+    return SimpleNamespace(mesh=mesh, models=models, worker=worker, reload=reload)
 
 
 async def ready(built: Any, *reasons: str, models: bool = True) -> httpx.Response:
@@ -74,3 +77,11 @@ async def test_a_store_in_trouble_is_a_reason() -> None:
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert "the disk is full" in answer.json()["detail"]
     assert (await ready(engine(), models=False)).status_code == 200
+
+
+async def test_changed_files_with_faults_are_counted_and_nothing_is_kept_from_serving() -> None:
+    """The mesh of before goes on: it is ready, and says that what lies in its folder is not what it serves."""
+    built = engine(ModelStatus("tiny", ModelState.READY))
+    built.reload.state = FilesState(faults=(Fault("servers/x.yaml", 3, 1, "unknown key 'x'", "x: sk-123"),))
+    answer = await ready(built)
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "changed_files": {"faults": 1}})
