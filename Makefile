@@ -22,7 +22,7 @@ serve: .venv/.set-up ## Serve the example mesh of this folder on http://127.0.0.
 test: test-fast test-real ## Run all tests, those on the real stack too
 
 test-fast: .venv/.set-up ## Run the tests that need neither Ray nor vLLM
-	$(py) -m pytest -q -m "not real and not clients and not faults"
+	$(py) -m pytest -q -n auto --dist loadfile -m "not real and not clients and not faults"
 
 test-real: .venv/.set-up ## Run the tests on the real stack: Ray, vLLM, sockets
 	$(py) -m pytest -q -m "real and not clients"
