@@ -2,7 +2,8 @@
 
 They are offered under `runs.` when a workflow of the mesh can wait or ask, beside the mesh's own tools; a tool of the mesh that has
 one of the names keeps it. Like every tool they are listed and called as policies say (`tool:runs.answer`), and the run behind has
-its own say (`runs.answer`, `runs.read`, `runs.cancel`). Elicitation and MCP's tasks come later.
+its own say (`runs.answer`, `runs.read`, `runs.cancel`). Clients
+that can be asked are asked besides, by elicitation and by tasks.
 """
 
 from __future__ import annotations
