@@ -85,9 +85,9 @@ class _Refused(Exception):
 
 
 def _fast_events(text: str) -> Iterator[Any]:
-    """libyaml's events, as they are asked for: whoever stops at a depth never has it read much deeper."""
+    """Events of libyaml, as they are asked for: whoever stops at a depth never has it read much deeper."""
     try:
-        from yaml.cyaml import CParser
+        from yaml._yaml import CParser
     except ImportError:  # a PyYAML that was built without it
         yield from _Events(text)
         return
