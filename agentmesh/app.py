@@ -43,6 +43,7 @@ from agentmesh.adapters.logins import Logins
 from agentmesh.adapters.mesh_files import FolderFiles
 from agentmesh.adapters.model_child import ModelChild
 from agentmesh.adapters.openai_http import OpenAiHttp
+from agentmesh.adapters.sources import SourceSet
 from agentmesh.adapters.sql.databases import SqlDatabases
 from agentmesh.adapters.sql.store import open_store
 from agentmesh.adapters.watch import FolderWatch, on_hangup
@@ -156,18 +157,23 @@ async def open_app(
         OpenAiHttp(mesh.file.models, child, model_wait=settings.limits.model_wait) as endpoints,
         OutsideHttp() as http,
         SqlDatabases(mesh.file.databases, settings.folder) as databases,
+        SourceSet(
+            settings.folder, store, http, state=settings.state_folder, secrets=settings.secrets.values,
+            logins=(logins := Logins(store, keys, base_url=url, clock=clock)), rng=rng,
+        ) as sources,
         anyio.create_task_group() as work,
         anyio.create_task_group() as tasks,
     ):  # fmt: skip
-        logins = Logins(store, keys, base_url=url, clock=clock)
         engine = build_engine(
             mesh, store, endpoints, clock=clock, random=rng,
             lease=settings.lease.seconds, heartbeat=settings.lease.heartbeat,
             concurrency=settings.concurrency,
             http=http, databases=databases, cluster=RayTasks(child, str(settings.folder)) if settings.models else None,
+            sources=await sources.replace(mesh),
             secrets=settings.secrets.values, files=FolderFiles(settings.folder, settings.secrets_folder),
         )  # fmt: skip
         engine.reload.load = lambda: load_mesh(settings.folder, settings.secrets)
+        engine.reload.sources = sources.replace
         engine.reload.look = lambda new: _webhook_trouble(new, settings)
         await work.start(engine.worker.run)
         await tasks.start(engine.scheduler.run)

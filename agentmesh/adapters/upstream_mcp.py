@@ -34,13 +34,14 @@ from agentmesh.adapters.upstream_mcp_session import METHODS, Exchange, RpcError,
 from agentmesh.adapters.upstream_mcp_talk import Talk, Talks
 from agentmesh.adapters.upstream_mcp_watch import Watch
 from agentmesh.adapters.upstream_mcp_wire import SessionLost, Wire
-from agentmesh.adapters.upstream_stdio import ChildSpec, child_wire, memory_of
+from agentmesh.adapters.upstream_stdio import ChildSpec, child_wire
 from agentmesh.core.caller import NOBODY, Caller
 from agentmesh.core.content import text_of_blocks
 from agentmesh.core.policy import Principal
 from agentmesh.core.resource import Completion, Prompt, PromptResult, Resource, ResourceTemplate
 from agentmesh.core.secret import fill_secrets
 from agentmesh.core.server_file import ServerFile
+from agentmesh.core.size import size_in_bytes
 from agentmesh.core.source import Change, Held, OnChange, SourceCall, SourceStatus
 from agentmesh.core.store import Store
 from agentmesh.core.tool import Tool, ToolResult
@@ -184,6 +185,11 @@ class UpstreamMcp:
         return await self._catalog.approve(names)
 
     # -- calls
+
+    @property
+    def busy(self) -> int:
+        """Requests that somebody waits for."""
+        return self._room.borrowed_tokens
 
     async def call(self, call: SourceCall) -> ToolResult:
         name = call.tool.name
@@ -442,8 +448,8 @@ class UpstreamMcp:
                 command=self._spec.command or (),
                 env={name: fill_secrets(value, self._secrets) for name, value in self._spec.env.items()},
                 folder=self._folder / (self._spec.cwd or "."),
-                memory=memory_of(self._spec.memory),
-                mark=f"{self._mark}upstream-{self.name}",
+                memory=size_in_bytes(self._spec.memory),
+                mark=f"{self._mark}{self.name}",
             )
         )
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Final, TypeVar
 
 import mcp_types as types
@@ -20,7 +21,7 @@ from agentmesh.core import cel
 from agentmesh.core.resource import Prompt, PromptArgument, Resource, ResourceTemplate
 from agentmesh.core.schema import schema_faults, subschemas
 from agentmesh.core.server_file import ServerFile
-from agentmesh.core.tool import Tool, matching_tools
+from agentmesh.core.tool import Tool
 from agentmesh.errors import Fail
 
 PAGES: Final = 200
@@ -87,15 +88,18 @@ def definitions(
         else:
             good[name] = {k: v for k, v in item.items() if k in _KEPT and v is not None}
     if server.expose is not None:
-        exposed = set(matching_tools(server.expose, good))
-        good = {name: definition for name, definition in good.items() if name in exposed}
-        faults = {name: fault for name, fault in faults.items() if matching_tools(server.expose, [name])}
+        good = {name: definition for name, definition in good.items() if matches(server.expose, name)}
+        faults = {name: fault for name, fault in faults.items() if matches(server.expose, name)}
     return {mesh: good[own] for own, mesh in names(good, server).items()}, faults
 
 
 _KEPT: Final = frozenset(
     {"name", "title", "description", "inputSchema", "outputSchema", "annotations", "_meta", "icons"}
 )
+
+
+def matches(globs: Sequence[str], name: str) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def names(own: Iterable[str], server: ServerFile) -> dict[str, str]:
@@ -211,7 +215,7 @@ def tool_of(name: str, definition: Mapping[str, Any], server: ServerFile) -> Too
     annotations.pop("readOnlyHint", None)
     annotations.pop("idempotentHint", None)
     own = str(definition["name"])
-    if matching_tools(server.reads, [own]):
+    if matches(server.reads, own):
         annotations["readOnlyHint"] = True
     output = definition.get("outputSchema")
     title = definition.get("title")

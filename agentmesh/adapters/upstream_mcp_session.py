@@ -96,7 +96,7 @@ class Session:
     notice: Notice
     version: str = LATEST_MODERN_VERSION
     modern: bool = True
-    capabilities: Mapping[str, Any] = MappingProxyType({})
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
     instructions: str = ""
     _ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _open: dict[int, Exchange] = field(default_factory=dict)

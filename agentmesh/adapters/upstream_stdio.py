@@ -7,6 +7,7 @@ Its environment is what its file says and a few names that any program needs; th
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +54,10 @@ _HOLD = (
 """Executes the program as one that the kernel kills with its parent (PR_SET_PDEATHSIG, which survives exec)."""
 
 
+_starts = itertools.count(1)
+"""Each start has a mark of its own: what replaces a child may begin before that one has ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
     """What to start."""
@@ -67,28 +72,10 @@ class ChildSpec:
     """What is written into the environment of all its processes; of one child of one mesh."""
 
 
-def memory_of(text: str) -> int:
-    """Bytes of `512MiB`, `1GiB`, `1.5GB` or a number of bytes. ValueError when it is none of them."""
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-    text = text.strip()
-    digits = text.rstrip("KMGTIBkmgtib ")
-    unit = text[len(digits) :].strip().upper()
-    if unit not in units:
-        raise ValueError(f"{text!r} is no amount of memory; write it like 512MiB or 1GiB")
-    try:
-        found = int(float(digits) * units[unit])
-    except ValueError:
-        found = 0
-    if found < 2**20:
-        raise ValueError(f"{text!r} is no amount of memory; write it like 512MiB or 1GiB")
-    return found
-
-
 @asynccontextmanager
 async def child_wire(spec: ChildSpec) -> AsyncIterator[StdioWire]:
     """A child and the wire to it. Leaving ends every process of it. NotSent when it cannot be started."""
-    if PROC.exists():
-        await anyio.to_thread.run_sync(end_marked, spec.mark)  # of a server that was killed
+    spec = replace(spec, mark=f"{spec.mark}-{next(_starts)}")
     process = await _start(spec)
     wire = StdioWire(spec.name, process)
     try:
@@ -103,6 +90,22 @@ async def child_wire(spec: ChildSpec) -> AsyncIterator[StdioWire]:
         with anyio.CancelScope(shield=True):
             wire.end("it was ended")
             await _stop(spec, process)
+
+
+def end_left(prefix: str) -> None:
+    """Ends every process whose mark begins so: children of a server that was killed. Blocking."""
+    if not PROC.exists():
+        return
+    wanted, found = f"{MARK}={prefix}".encode(), set[str]()
+    for entry in os.scandir(PROC):
+        if entry.name.isdigit():
+            with suppress(OSError):
+                for line in Path(entry.path, "environ").read_bytes().split(b"\0"):
+                    if line.startswith(wanted):
+                        found.add(line.decode("utf-8", "replace").partition("=")[2])
+    for mark in found:
+        log.warning("ending what a server that was killed has left: %s", mark)
+        end_marked(mark)
 
 
 async def _start(spec: ChildSpec) -> anyio.abc.Process:
