@@ -34,12 +34,14 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import StrictStr
 
 from agentmesh.core.caller import ELICITATION
-from agentmesh.core.policy import Principal
+from agentmesh.core.policy import Action, Principal
 from agentmesh.core.question import Question, questions
 from agentmesh.core.run import Kind, Run, RunState, StepState
 from agentmesh.core.tool import Tool, ToolCall, ToolResult
 from agentmesh.core.workflow import seconds
 from agentmesh.engine import Engine
+from agentmesh.engine.definitions import workflow_of_tool
+from agentmesh.engine.guard import Guard, resource_of
 from agentmesh.engine.tools import result_of
 from agentmesh.errors import Conflict, MeshError, NotFound
 from agentmesh.mcp.asking import from_elicitation, key_of, to_elicitation
@@ -82,6 +84,7 @@ class Tasks:
         self._engine = engine
         self._principal_of = principal_of
         self._depth = depth
+        self._guard = Guard(engine.mesh)
 
     def register(self, server: Server[Any]) -> None:
         """Has the server answer tasks/get, tasks/update and tasks/cancel, and say that it does."""
@@ -93,12 +96,20 @@ class Tasks:
     # tools/call
 
     def takes(self, ctx: Ctx, tool: Tool) -> bool:
-        """Whether a call of the tool may become a task. MCPError -32021 for one that must, from a client that knows none."""
-        if not self._engine.tools.is_run(tool):
+        """Whether a call of the tool may become a task; a caller that may not read its runs had nothing of one.
+
+        MCPError -32021 for a tool that must be called as a task, from a client that knows none; PolicyDenied from such a caller.
+        """
+        workflow = None if tool.foreign else workflow_of_tool(tool, self._engine.mesh.specs.get(tool.name))
+        must = tool.task == "required"
+        if workflow is None or not (must or declared(ctx)):
             return False
-        if not declared(ctx) and tool.task == "required":
+        if not declared(ctx):
             raise _missing(f"tool {tool.name} answers by a task only; call it from a client that knows tasks")
-        return declared(ctx)
+        read = Action("runs.read", resource_of(workflow))
+        if must:
+            self._guard.authorize(self._principal_of(ctx), read)
+        return must or self._guard.allows(self._principal_of(ctx), read)
 
     async def call(self, ctx: Ctx, principal: Principal, call: ToolCall, tool: Tool) -> dict[str, Any]:
         """CallToolResult when the run ends at once, else CreateTaskResult of what is durable by now.

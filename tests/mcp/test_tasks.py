@@ -10,6 +10,7 @@ import anyio
 import httpx2
 import pytest
 
+from agentmesh.core.policy import PolicyFile
 from agentmesh.core.run import RunState
 from agentmesh.core.store import RunFilter
 from agentmesh.engine import Engine
@@ -17,7 +18,6 @@ from tests.engine import meshes
 from tests.mcp.tasks import EXTENSION, KNOWS, Client, Gate, client_of, mesh, tasks_of
 from tests.mcp.test_wire import BOTH, legacy, opened
 from tests.requirements import covers
-from tests.requirements_mcp_tasks import EXT
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ async def test_a_run_that_ends_at_once_is_no_task() -> None:
     assert known["structuredContent"] == {"quick": True}
 
 
-@covers(f"{EXT}#task-creation", f"{EXT}#task-polling")
+@covers("MCP-EXT-TASKS-draft tasks#task-creation", "MCP-EXT-TASKS-draft tasks#task-polling")
 async def test_a_run_that_outlasts_a_moment_is_a_task() -> None:
     """The handle is flat and says nothing of the result; the same id is the run's; the end has what a call would have given."""
     gate = Gate()
@@ -67,7 +67,7 @@ async def test_a_run_that_outlasts_a_moment_is_a_task() -> None:
     assert plain["structuredContent"] == {"said": "hi"}
 
 
-@covers(f"{EXT}#capability-negotiation")
+@covers("MCP-EXT-TASKS-draft tasks#capability-negotiation")
 async def test_who_knows_tasks_says_so_in_each_request() -> None:
     """Without the extension a call waits for its run; the server says in its capabilities that it has it."""
     gate = Gate()
@@ -89,7 +89,7 @@ async def test_who_knows_tasks_says_so_in_each_request() -> None:
     assert "tasks" not in capabilities
 
 
-@covers(f"{EXT}#capability-negotiation")
+@covers("MCP-EXT-TASKS-draft tasks#capability-negotiation")
 async def test_a_tool_that_must_be_a_task() -> None:
     """It is one however quick it is; a client that knows none is told what it lacks, in both eras."""
     async with tasks_of() as (engine, client, url):
@@ -107,7 +107,7 @@ async def test_a_tool_that_must_be_a_task() -> None:
         assert (await engine.runs.list(meshes.LOCAL, RunFilter())).total == before
 
 
-@covers(f"{EXT}#protocol-errors")
+@covers("MCP-EXT-TASKS-draft tasks#protocol-errors")
 async def test_a_client_without_the_extension_has_no_tasks() -> None:
     """-32021, whether or not there is such a task; an older client has no such method."""
     async with slow_task() as (_, client, _, task):
@@ -136,7 +136,7 @@ async def test_the_older_experiment_is_ignored() -> None:
         assert '"quick":true' in old.text.replace(" ", "").replace("\\", "")
 
 
-@covers(f"{EXT}#streamable-http-routing-headers")
+@covers("MCP-EXT-TASKS-draft tasks#streamable-http-routing-headers")
 @pytest.mark.parametrize("name", [NEVER, "", None, "=?base64?eA==?="])
 async def test_the_header_says_the_task(name: str | None) -> None:
     """Another one, or none: -32020, and nothing is done."""
@@ -161,7 +161,7 @@ async def body(client: Client, method: str, params: dict[str, Any]) -> dict[str,
     return {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
 
 
-@covers(f"{EXT}#security-considerations", f"{EXT}#protocol-errors")
+@covers("MCP-EXT-TASKS-draft tasks#security-considerations", "MCP-EXT-TASKS-draft tasks#protocol-errors")
 async def test_what_is_not_yours_is_not_there() -> None:
     """Somebody else's task, one that never was and one whose id is none are refused alike, in all three methods."""
     gate = Gate()
@@ -189,7 +189,7 @@ def b64(text: str) -> str:
     return b64encode(text.encode()).decode()
 
 
-@covers(f"{EXT}#task-cancellation")
+@covers("MCP-EXT-TASKS-draft tasks#task-cancellation")
 async def test_cancelling_is_acknowledged_and_done() -> None:
     """The acknowledgement is empty; the task is cancelled soon after; again, and after its end, it is the same."""
     async with slow_task() as (engine, client, _, task):
@@ -202,7 +202,7 @@ async def test_cancelling_is_acknowledged_and_done() -> None:
         assert (await engine.runs.get(meshes.LOCAL, task)).state is RunState.CANCELED
 
 
-@covers(f"{EXT}#task-execution-errors")
+@covers("MCP-EXT-TASKS-draft tasks#task-execution-errors")
 async def test_a_tools_error_is_a_completed_task() -> None:
     """isError, with what the tool said; what a plain call gives."""
     gate = Gate()
@@ -218,7 +218,7 @@ async def test_a_tools_error_is_a_completed_task() -> None:
     assert "error" not in found
 
 
-@covers(f"{EXT}#task-execution-errors")
+@covers("MCP-EXT-TASKS-draft tasks#task-execution-errors")
 async def test_a_bug_in_a_tool_is_a_failed_task() -> None:
     """A JSON-RPC error, whether the tool broke within the moment, later, or in a plain call."""
     gate = Gate()
@@ -233,6 +233,19 @@ async def test_a_bug_in_a_tool_is_a_failed_task() -> None:
     assert found["statusMessage"] == "ZeroDivisionError: insides"
     assert "result" not in found
     assert at_once == plain == {"code": -32603, "message": "ZeroDivisionError: division by zero"}
+
+
+async def test_who_may_not_read_runs_gets_results() -> None:
+    """A task that its caller could never look at is none: the call waits; a tool that must be one is denied before anything runs."""
+    rules = [{"allow": "tools.*"}, {"allow": "runs.read", "on": ["tool:quick"]}]
+    policy = PolicyFile.model_validate({"name": "few", "rules": rules})
+    gate = Gate()
+    async with tasks_of(mesh((policy,)), gate=gate) as (engine, _, url), client_of(url, "ann") as ann:
+        gate.go.set()
+        assert (await ann.call("slow", {"text": "hi"}))["structuredContent"] == {"said": "hi"}
+        before = (await engine.store.list_runs(RunFilter(tenant="local"))).total
+        assert (await ann.error("tools/call", {"name": "must"}))["code"] == -32003
+        assert (await engine.store.list_runs(RunFilter(tenant="local"))).total == before
 
 
 async def test_a_client_that_leaves_within_the_moment_ends_the_run() -> None:

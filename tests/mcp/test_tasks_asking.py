@@ -17,7 +17,6 @@ from agentmesh.engine import Engine
 from tests.engine import meshes
 from tests.mcp.tasks import EXTENSION, KNOWS, accept, client_of, mesh, tasks_of
 from tests.requirements import covers
-from tests.requirements_mcp_tasks import EXT
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +34,7 @@ async def answers(engine: Engine, run_id: str) -> list[Any]:
     return [entry.payload for entry in entries if entry.kind is Kind.RUN_ANSWERED]
 
 
-@covers(f"{EXT}#task-polling", f"{EXT}#task-update-requests")
+@covers("MCP-EXT-TASKS-draft tasks#task-polling", "MCP-EXT-TASKS-draft tasks#task-update-requests")
 async def test_an_approval_is_a_form_without_fields() -> None:
     """The task waits for it with what is shown; accept goes on, and the key does not come again."""
     async with tasks_of() as (engine, client, _):
@@ -67,7 +66,7 @@ async def test_a_declined_approval_is_the_tools_error() -> None:
     assert (found["status"], found["result"]["isError"]) == ("completed", True)
 
 
-@covers(f"{EXT}#task-update-requests")
+@covers("MCP-EXT-TASKS-draft tasks#task-update-requests")
 @pytest.mark.parametrize(
     "response",
     [None, 1, [], {}, {"action": "ok"}, accept(), accept(why=1), {"action": "accept", "content": "why"}, {"why": "so"}],
@@ -87,7 +86,7 @@ async def test_a_malformed_answer_leaves_the_question_open(response: Any) -> Non
         assert [payload["value"] for payload in await answers(engine, task)] == [{"why": "it is right"}]
 
 
-@covers(f"{EXT}#task-update-requests")
+@covers("MCP-EXT-TASKS-draft tasks#task-update-requests")
 async def test_keys_that_are_not_open_are_ignored() -> None:
     """Never issued, of another task, or with something else shown: an acknowledgement, and the question stays. Nor does a cancel answer."""
     async with tasks_of() as (engine, client, _):
@@ -102,7 +101,7 @@ async def test_keys_that_are_not_open_are_ignored() -> None:
         assert await answers(engine, task) == []
 
 
-@covers(f"{EXT}#task-update-requests")
+@covers("MCP-EXT-TASKS-draft tasks#task-update-requests")
 async def test_answers_may_come_one_by_one() -> None:
     """The other stays open, the answered key is gone at once, and the function sees both in the end."""
     async with tasks_of() as (_, client, _):
@@ -142,7 +141,7 @@ async def test_what_a_function_asks_is_answered_in_its_own_words() -> None:
             assert (await client.until(task, "completed"))["result"]["structuredContent"] == response
 
 
-@covers(f"{EXT}#task-creation")
+@covers("MCP-EXT-TASKS-draft tasks#task-creation")
 async def test_what_is_asked_before_a_task_is_asked_of_the_call() -> None:
     """The first answer is input_required without a task; the second call makes the task, with the answer in it."""
     async with tasks_of() as (engine, client, _):

@@ -15,7 +15,6 @@ from tests.engine import meshes
 from tests.mcp.tasks import EXTENSION, KNOWS, Client, Gate, client_of, tasks_of
 from tests.mcp.test_wire import CAPABILITIES, VERSION
 from tests.requirements import covers
-from tests.requirements_mcp_tasks import EXT
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +50,7 @@ async def messages(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
             yield message
 
 
-@covers(f"{EXT}#task-status-notifications")
+@covers("MCP-EXT-TASKS-draft tasks#task-status-notifications")
 async def test_a_stream_tells_of_its_tasks() -> None:
     """First what it will tell of, then each task as tasks/get would give it, whenever it is another."""
     async with tasks_of() as (_, client, _):
@@ -81,7 +80,7 @@ async def test_a_stream_tells_of_its_tasks() -> None:
         assert set(seen) <= {"input_required", "working", "completed"}
 
 
-@covers(f"{EXT}#task-status-notifications")
+@covers("MCP-EXT-TASKS-draft tasks#task-status-notifications")
 async def test_who_knows_no_tasks_hears_of_none() -> None:
     """-32021 from a client that does not declare the extension; nothing of somebody else's tasks."""
     gate = Gate()
