@@ -116,17 +116,15 @@ def _declared(project: Project) -> Mapping[str, frozenset[str]]:
 
 def _unique(project: Project, world: World) -> None:
     """Names that two files claim."""
-    seen: dict[tuple[str, str], Document] = {}
+    seen: dict[tuple[str, str], tuple[Document, Path]] = {}
 
     def claim(kind: str, name: str, source: Source[Any], path: Path, *, key: bool = False) -> None:
-        first = seen.setdefault((kind, name), source.document)
-        if first is not source.document or (kind, name, path) in claimed:
+        first, where = seen.setdefault((kind, name), (source.document, path))
+        if first is not source.document or where != path:
             world.faults.append(
                 source.document.fault(path, f"the {kind} {name!r} stands in {first.file} already", key=key)
             )
-        claimed.add((kind, name, path))
 
-    claimed: set[tuple[str, str, Path]] = set()
     for server in project.servers:
         claim("server", server.value.name, server, ("name",))
         for tool in server.value.tools:

@@ -12,7 +12,7 @@ from agentmesh.core.document import Path
 
 _COMMON = frozenset({"type", "title", "description", "default"})
 _KEYS: Mapping[str, frozenset[str]] = {
-    "string": _COMMON | {"minLength", "maxLength", "pattern", "format", "enum", "enumNames", "oneOf"},
+    "string": _COMMON | {"minLength", "maxLength", "pattern", "format", "enum", "oneOf"},
     "number": _COMMON | {"minimum", "maximum"},
     "integer": _COMMON | {"minimum", "maximum"},
     "boolean": _COMMON,
