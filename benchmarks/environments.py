@@ -15,6 +15,10 @@ PEERS: dict[str, tuple[str, ...]] = {
         "langgraph==1.2.22", "langgraph-checkpoint==4.3.2", "langgraph-checkpoint-sqlite==3.1.2",
         "langgraph-checkpoint-postgres==3.2.0", "psycopg[binary]==3.3.9", "psycopg-pool==3.3.3", "uvloop==0.23.0",
     ),
+    "mcp-atlassian": ("mcp-atlassian==0.23.1",),
+    "mcp-server-git": ("mcp-server-git==2026.10.19",),
+    "excel-mcp-server": ("excel-mcp-server==2.2.2",),
+    "workspace-mcp": ("workspace-mcp==2.2.1",),
 }  # fmt: skip
 """What each peer is measured with; the packages below these are pip's choice and stand in the result."""
 
