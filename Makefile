@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup serve test test-fast test-real faults check e2e bench bench-workflows train eval lock clean
+.PHONY: help setup serve test test-fast test-real faults check e2e conformance-mcp bench bench-workflows train eval lock clean
 py := .venv/bin/python
 HOST ?= 127.0.0.1
 PORT ?= 8080
@@ -38,6 +38,9 @@ check: .venv/.set-up ## Lint (ruff) and strict types (mypy)
 
 e2e: .venv/.set-up ## Run the JavaScript MCP and A2A clients against a served mesh (needs Node)
 	@bash tests/e2e/run.sh
+
+conformance-mcp: .venv/.set-up ## Run the official MCP conformance suite, as server and as client (needs npm; three minutes)
+	@$(py) -m tests.conformance.run
 
 bench: .venv/.set-up ## Run the benchmarks (half an hour); each ends in one line and a JSON file
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; PYTHONPATH=. $(py) benchmarks/$$name.py; done
