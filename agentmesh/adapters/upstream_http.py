@@ -173,6 +173,21 @@ class PlainHttp:
                 connection.writer.close()
                 raise
 
+    async def _drained(self, connection: _Connection) -> bool:
+        """Whether the stream that was on it has come to its end, which was on its way when its answer was read."""
+        answer, connection.rest = connection.rest, None
+        assert answer is not None
+        try:
+            async with asyncio.timeout(END_TIME):
+                async for _ in answer.parts():
+                    pass
+        except (TimeoutError, Dropped, Oversized):
+            return False
+        except BaseException:
+            connection.writer.close()
+            raise
+        return answer.complete
+
     async def aclose(self) -> None:
         for connections in self._idle.values():
             for connection in connections:
@@ -184,8 +199,7 @@ class PlainHttp:
         while idle:
             connection = idle.pop()
             if connection.until > now and not connection.reader.at_eof() and not connection.writer.is_closing():
-                if connection.rest is None or await _ended(connection.rest):
-                    connection.rest = None
+                if connection.rest is None or await self._drained(connection):
                     return connection
             connection.writer.close()
         try:
@@ -193,17 +207,6 @@ class PlainHttp:
                 return _Connection(*await asyncio.open_connection(host, port, limit=HEAD_LIMIT))
         except OSError as error:  # TimeoutError is one
             raise Unreachable(f"{key} does not accept connections") from error
-
-
-async def _ended(answer: _Answer) -> bool:
-    """Whether a stream has come to its end, which was on its way when its answer was read."""
-    try:
-        async with asyncio.timeout(END_TIME):
-            async for _ in answer.parts():
-                pass
-    except (TimeoutError, Dropped, Oversized):
-        return False
-    return answer.complete
 
 
 def _request(method: str, path: str, query: str, host: str, headers: Mapping[str, str], body: bytes | None) -> bytes:

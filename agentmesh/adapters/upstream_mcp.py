@@ -33,7 +33,7 @@ from agentmesh.adapters.upstream_mcp_rounds import rounds
 from agentmesh.adapters.upstream_mcp_session import METHODS, Exchange, RpcError, Session
 from agentmesh.adapters.upstream_mcp_talk import Talk, Talks
 from agentmesh.adapters.upstream_mcp_watch import Watch
-from agentmesh.adapters.upstream_mcp_wire import SessionLost, Wire
+from agentmesh.adapters.upstream_mcp_wire import Broken, SessionLost, Wire
 from agentmesh.adapters.upstream_stdio import ChildSpec, child_wire
 from agentmesh.core.caller import NOBODY, Caller
 from agentmesh.core.content import text_of_blocks
@@ -333,7 +333,7 @@ class UpstreamMcp:
                 except SessionLost as error:
                     lost = error  # it did nothing, so it may be sent to the next session
                     tie.link.lost(session, error.message)
-                except NotSent as error:
+                except (NotSent, Broken) as error:
                     tie.link.lost(session, error.message)
                     raise
             raise lost

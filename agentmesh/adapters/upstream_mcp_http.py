@@ -16,7 +16,7 @@ import anyio
 from pydantic_core import to_json
 
 from agentmesh.adapters.upstream_http import ANSWER_LIMIT, Dropped, Http, HttpAnswer, Oversized, Unreachable
-from agentmesh.adapters.upstream_mcp_wire import Hear, HttpStatus, Message, Pace, SessionLost, parse, seconds_of
+from agentmesh.adapters.upstream_mcp_wire import Broken, Hear, HttpStatus, Message, Pace, SessionLost, parse, seconds_of
 from agentmesh.errors import Fail, NotSent, Retry, Unanswered
 
 ACCEPT: Final = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
@@ -71,7 +71,7 @@ class HttpWire:
         except Unreachable as error:
             raise NotSent(f"{self._name} cannot be reached: {error}") from error
         except Dropped as error:
-            raise Unanswered(f"{self._name} did not answer {message['method']}: {error}") from error
+            raise Broken(f"{self._name} did not answer {message['method']}: {error}") from error
         except Oversized as error:
             raise Fail(f"{self._name} sent {error} to {message['method']}; ask it for less") from None
         except anyio.get_cancelled_exc_class():

@@ -178,8 +178,9 @@ class Link:
             finally:
                 if self._duplex and not self._served:
                     self._legacy = not self._legacy
-                with anyio.CancelScope(shield=True), suppress(MeshError):
-                    await wire.aclose()
+                if not self._lost.is_set():  # calls that go on may have the session still
+                    with anyio.CancelScope(shield=True), suppress(MeshError):
+                        await wire.aclose()
                 group.cancel_scope.cancel()
         if error is not None:
             raise error

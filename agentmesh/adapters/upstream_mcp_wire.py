@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 from pydantic_core import from_json
 
-from agentmesh.errors import Fail, NotSent
+from agentmesh.errors import Fail, NotSent, Unanswered
 
 Message = dict[str, Any]
 """A JSON-RPC message."""
@@ -28,6 +28,12 @@ class SessionLost(NotSent):
     """The upstream has forgotten our session; it did nothing of what it was asked."""
 
     code = "not_sent"
+
+
+class Broken(Unanswered):
+    """The connection ended before the answer did: the upstream may be gone."""
+
+    code = "unanswered"
 
 
 class HttpStatus(Fail):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import mcp_types as types
 import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp.shared.subscriptions import ResourceUpdated, ToolsListChanged
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -92,6 +94,7 @@ class Desk:
     async def call_tool(
         self, ctx: Any, params: types.CallToolRequestParams
     ) -> types.CallToolResult | types.InputRequiredResult:
+        warnings.simplefilter("ignore", MCPDeprecationWarning)
         self.calls.append(params)
         self.metas.append(dict(ctx.meta or {}))
         arguments = params.arguments or {}
@@ -234,14 +237,23 @@ async def listening(app: ASGIApp, *, port: int = 0) -> AsyncIterator[str]:
     listener.listen(100)
     config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=0, ws="none")
     server = uvicorn.Server(config)
+    stopped = anyio.Event()
+
+    async def serve() -> None:
+        with listener:
+            await server.serve([listener])
+        stopped.set()
+
     async with anyio.create_task_group() as group:
-        group.start_soon(server.serve, [listener])
+        group.start_soon(serve)
         try:
             while not server.started:
                 await anyio.lowlevel.checkpoint()
             yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
         finally:
             server.should_exit = server.force_exit = True
+            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+                await stopped.wait()
 
 
 @asynccontextmanager
