@@ -66,6 +66,8 @@ def commands() -> dict[str, Any]:
 
     def walk(prefix: str, command: Any) -> None:
         if hasattr(command, "commands"):
+            if command.invoke_without_command and prefix != "agentmesh":
+                found[prefix] = command
             for name, inner in command.commands.items():
                 walk(f"{prefix} {name}", inner)
         else:

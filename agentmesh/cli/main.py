@@ -20,6 +20,7 @@ from agentmesh.cli import (
     backup,
     doctor,
     history,
+    mcp,
     models,
     people,
     policies,
@@ -81,7 +82,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(policies.app, name="policies")
 app.command("test")(test.run_cases)
-app.command("mcp")(serve.mcp)
+app.add_typer(mcp.app, name="mcp")
 app.command("backup")(backup.backup)
 app.command("doctor")(doctor.doctor)
 

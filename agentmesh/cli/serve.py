@@ -1,4 +1,4 @@
-"""`serve`, `stop` and `mcp`: the server of a mesh, and the pipe to it for clients that speak MCP over stdio."""
+"""`serve` and `stop`: the server of a mesh."""
 
 from __future__ import annotations
 
@@ -62,15 +62,3 @@ def stop(mesh: Mesh = None, as_json: Json = False) -> None:
         note(f"stopped the {len(pids)} servers of {folder} (processes {', '.join(map(str, pids))})")
     else:
         note(f"stopped the server of {folder} (process {pids[0]})" if pids else f"no server runs for {folder}")
-
-
-def mcp(mesh: Mesh = None) -> None:
-    """Speak MCP over stdin and stdout, for clients that start a program."""
-    import anyio
-
-    from agentmesh.cli.background import connect
-    from agentmesh.mcp.stdio import serve_stdio
-
-    client = connect(mesh_folder(mesh), start=True)
-    headers = {"authorization": f"Bearer {client.token}"} if client.token else {}
-    anyio.run(serve_stdio, f"{client.url}/mcp", headers)
