@@ -12,22 +12,17 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
-from math import ceil
 from typing import Any, Final
 
 import anyio
-from mcp.server.context import ServerRequestContext
+from anyio.abc import TaskGroup
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp_types import (
-    CLIENT_CAPABILITIES_META_KEY,
     HEADER_MISMATCH,
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
-    MISSING_REQUIRED_CLIENT_CAPABILITY,
     RequestParams,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -36,7 +31,7 @@ from pydantic import StrictStr
 from agentmesh.core.caller import ELICITATION
 from agentmesh.core.policy import Action, Principal
 from agentmesh.core.question import Question, questions
-from agentmesh.core.run import Kind, Run, RunState, StepState
+from agentmesh.core.run import Kind, Run, RunState
 from agentmesh.core.tool import Tool, ToolCall, ToolResult
 from agentmesh.core.workflow import seconds
 from agentmesh.engine import Engine
@@ -44,23 +39,36 @@ from agentmesh.engine.definitions import workflow_of_tool
 from agentmesh.engine.guard import Guard, resource_of
 from agentmesh.engine.tools import result_of
 from agentmesh.errors import Conflict, MeshError, NotFound
-from agentmesh.mcp.asking import from_elicitation, key_of, to_elicitation
-from agentmesh.mcp.convert import check_arguments, to_mcp_error, to_mcp_result
+from agentmesh.mcp.asking import from_elicitation, to_elicitation
+from agentmesh.mcp.convert import check_arguments, to_mcp_result
+from agentmesh.mcp.exchange import reported
+from agentmesh.mcp.task import (
+    EXTENSION,
+    Ctx,
+    declared,
+    doing,
+    elicits,
+    failure_of,
+    missing_extension,
+    task_key,
+    task_of,
+)
 
 log = logging.getLogger("agentmesh.mcp")
 
-EXTENSION: Final = "io.modelcontextprotocol/tasks"
 MOMENT: Final = 0.3
 """Seconds that a run has to end in before it is a task: a quick answer is worth more than a handle on it."""
-POLL_MS: Final = (250, 5000)
-"""How soon and how late a client is told to ask again: a tenth of the task's age, within these."""
 WATCHED: Final = 100
-"""Tasks that one listen stream follows at most."""
+"""Tasks that one listen stream follows at most, and runs within one task."""
 DEPTH: Final = 8
 """Runs within runs whose questions are looked for."""
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-Ctx = ServerRequestContext[Any, Any]
+_TOLD: Final = frozenset(Kind) - {Kind.RUN_SUBMITTED, Kind.STEP_INTENT, Kind.STEP_SKIPPED}
+"""Kinds after which a task may be another."""
+_CHANGES: Final = ("status", "statusMessage", "inputRequests")
+"""What has to change for a watcher to be told."""
+
 Asked = Mapping[str, tuple[Run, Question]]
 """Open questions by the key that a client knows them by, each with the run that asks."""
 
@@ -75,6 +83,21 @@ class UpdateParams(TaskParams):
     """Of tasks/update."""
 
     input_responses: dict[str, Any]
+
+
+class _News:
+    """That something happened since the last look at a task, and the runs that it may happen in."""
+
+    def __init__(self) -> None:
+        self.heard: set[str] = set()
+        self._event = anyio.Event()
+
+    def stir(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        self._event = anyio.Event()
 
 
 class Tasks:
@@ -105,7 +128,7 @@ class Tasks:
         if workflow is None or not (must or declared(ctx)):
             return False
         if not declared(ctx):
-            raise _missing(f"tool {tool.name} answers by a task only; call it from a client that knows tasks")
+            raise missing_extension(f"tool {tool.name} answers by a task only; call it from a client that knows tasks")
         read = Action("runs.read", resource_of(workflow))
         if must:
             self._guard.authorize(self._principal_of(ctx), read)
@@ -157,8 +180,8 @@ class Tasks:
         principal, run = await self._own(ctx, params.task_id)
         try:
             found = await self._detailed(ctx, principal, run)
-        except MeshError as error:
-            raise to_mcp_error(error) from error
+        except Exception as error:
+            raise reported(error, ctx.method) from error
         return {"resultType": "complete", **found}
 
     async def update(self, ctx: Ctx, params: UpdateParams) -> dict[str, Any]:
@@ -176,8 +199,8 @@ class Tasks:
             for asking, question, reply in replies:
                 if reply is not None:
                     await self._answer(principal, asking, question, yes=reply.yes, value=reply.value)
-        except MeshError as error:
-            raise to_mcp_error(error) from error
+        except Exception as error:
+            raise reported(error, ctx.method) from error
         return {"resultType": "complete"}
 
     async def _answer(self, principal: Principal, run: Run, question: Question, *, yes: bool, value: Any) -> None:
@@ -196,8 +219,8 @@ class Tasks:
                 await self._engine.runs.cancel(principal, run.id)
         except Conflict:
             log.debug("run %s ended before it was canceled", run.id)
-        except MeshError as error:
-            raise to_mcp_error(error) from error
+        except Exception as error:
+            raise reported(error, ctx.method) from error
         return {"resultType": "complete"}
 
     # subscriptions/listen
@@ -214,8 +237,8 @@ class Tasks:
         principal = self._principal_of(ctx)
         try:
             return tuple([one for one in dict.fromkeys(task_ids) if await self._find(principal, one) is not None])
-        except MeshError as error:
-            raise to_mcp_error(error) from error
+        except Exception as error:
+            raise reported(error, ctx.method) from error
 
     async def watch(self, ctx: Ctx, task_ids: Sequence[str], tell: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         """Tells the params of `notifications/tasks` of each task now and whenever it changes; returns when all have ended.
@@ -230,23 +253,40 @@ class Tasks:
     async def _watch(
         self, ctx: Ctx, principal: Principal, task_id: str, tell: Callable[[dict[str, Any]], Awaitable[None]]
     ) -> None:
-        try:
-            run = await self._find(principal, task_id)
-            if run is None:
-                return
-            found = await self._detailed(ctx, principal, run)
-            await tell(found)
-            if run.state.terminal:
-                return
-            async with aclosing(self._engine.runs.follow(run, after=run.seq)) as events:
-                async for event in events:
-                    if event.entry is None or event.entry.kind not in _TOLD:
-                        continue
-                    told, found = found, await self._detailed(ctx, principal, event.run)
+        news = _News()
+        told: Mapping[str, Any] = {}
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._hear, group, principal, task_id, news)
+            try:
+                while (run := await self._find(principal, task_id)) is not None:
+                    found = await self._detailed(ctx, principal, run)
                     if any(found.get(name) != told.get(name) for name in _CHANGES):
                         await tell(found)
-        except MeshError as error:  # may not be read any more, or the store is away: the client asks again
-            log.warning("task %s is told of no more: %s", task_id, error)
+                        told = found
+                    if run.state.terminal:
+                        break
+                    await news.wait()
+            except MeshError as error:  # may not be read any more, or the store is away: the client asks again
+                log.warning("task %s is told of no more: %s", task_id, error)
+            group.cancel_scope.cancel()
+
+    async def _hear(self, group: TaskGroup, principal: Principal, run_id: str, news: _News) -> None:
+        """Stirs `news` whenever something happens in the run, or in one that it started."""
+        news.heard.add(run_id)
+        try:
+            run = await self._engine.runs.get(principal, run_id)
+            async with aclosing(self._engine.runs.follow(run)) as events:
+                async for event in events:
+                    entry = event.entry
+                    if entry is None or entry.kind not in _TOLD:
+                        continue
+                    child = entry.payload.get("run") if entry.kind is Kind.STEP_CHILD else None
+                    if isinstance(child, str) and child not in news.heard and len(news.heard) < WATCHED:
+                        group.start_soon(self._hear, group, principal, child, news)
+                    news.stir()
+        except MeshError as error:
+            log.debug("nothing is heard of run %s: %s", run_id, error)
+        news.stir()
 
     # What a task is
 
@@ -262,15 +302,17 @@ class Tasks:
         try:
             principal = self._principal_of(ctx)
             run = await self._find(principal, task_id)
-        except MeshError as error:
-            raise to_mcp_error(error) from error
+        except Exception as error:
+            raise reported(error, ctx.method) from error
         if run is None:
             raise MCPError(INVALID_PARAMS, "There is no such task: it never was, is somebody else's, or has expired.")
         return principal, run
 
     def _require(self, ctx: Ctx) -> None:
         if not declared(ctx):
-            raise _missing(f"{ctx.method} is for clients that declare {EXTENSION} in the request's clientCapabilities")
+            raise missing_extension(
+                f"{ctx.method} is for clients that declare {EXTENSION} in the request's clientCapabilities"
+            )
 
     async def _find(self, principal: Principal, task_id: str) -> Run | None:
         if not _ID.fullmatch(task_id):
@@ -291,22 +333,7 @@ class Tasks:
         return min(times, default=None)
 
     def _task(self, run: Run, status: str, message: str | None = None) -> dict[str, Any]:
-        """What every shape of a task has."""
-        now = self._engine.clock()
-        kept = self._kept()
-        last = max(run.updated_at, run.created_at)
-        # Counted from the creation, while a task is kept from its end on: before that, as if it ended now.
-        until = None if kept is None else ceil(((last if run.state.terminal else now) + kept - run.created_at) * 1000)
-        soonest, latest = POLL_MS
-        return {
-            "taskId": run.id,
-            "status": status,
-            **({} if message is None else {"statusMessage": message}),
-            "createdAt": _time(run.created_at),
-            "lastUpdatedAt": _time(last),
-            "ttlMs": until if until is None else max(until, 1),
-            "pollIntervalMs": min(latest, max(soonest, int((now - run.created_at) * 100))),
-        }
+        return task_of(run, status, self._engine.clock(), self._kept(), message)
 
     async def _detailed(self, ctx: Ctx, principal: Principal, run: Run) -> dict[str, Any]:
         """`DetailedTask`."""
@@ -324,14 +351,14 @@ class Tasks:
             }
         open_ = await self._open(principal, run)
         asked = self._answerable(principal, open_)
-        if asked and _elicits(ctx):
+        if asked and elicits(ctx):
             requests = {
                 key: {"method": ELICITATION, "params": to_elicitation(question, ctx.protocol_version)}
                 for key, (_, question) in asked.items()
             }
             asks = "; ".join(question.ask for _, question in asked.values())
             return {**self._task(run, "input_required", asks), "inputRequests": requests}
-        return self._task(run, "working", _doing(run, open_))
+        return self._task(run, "working", doing(run, open_))
 
     async def _open(self, principal: Principal, run: Run, depth: int = DEPTH) -> list[tuple[Run, Question]]:
         """What the run and the runs it started ask now, each with the run that asks."""
@@ -339,7 +366,7 @@ class Tasks:
         found: list[tuple[Run, Question]] = []
         open_ = questions(run)
         if open_:  # an answer stands in the journal before the run has taken it
-            entries = await self._engine.runs.journal(principal, run.id)
+            entries = await self._engine.store.entries(run.id)
             answered = {entry.payload.get("question") for entry in entries if entry.kind is Kind.RUN_ANSWERED}
             for question in open_:
                 late = question.expires_at is not None and question.expires_at < now
@@ -357,61 +384,4 @@ class Tasks:
     def _answerable(self, principal: Principal, open_: Sequence[tuple[Run, Question]]) -> Asked:
         """What of it the principal may answer. Nobody else's questions are a client's input."""
         may = self._engine.runs.may_answer
-        return {_key(question): (run, question) for run, question in open_ if may(principal, run, question)}
-
-
-def declared(ctx: Ctx) -> bool:
-    """Whether the client says in this request that it knows tasks."""
-    extensions = _capabilities(ctx).get("extensions")
-    return isinstance(extensions, Mapping) and isinstance(extensions.get(EXTENSION), Mapping)
-
-
-def failure_of(workflow: str, error: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The JSON-RPC error of a run that failed by a bug of its tool's; None for a failure that is the tool's answer (`isError`).
-
-    A workflow's failed step is the workflow's answer, whatever was raised in it.
-    """
-    if error is None or not error.get("unexpected") or not workflow.startswith("tool:"):
-        return None
-    return {"code": INTERNAL_ERROR, "message": str(error.get("message") or "the tool failed")}
-
-
-def _capabilities(ctx: Ctx) -> Mapping[str, Any]:
-    if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS or ctx.meta is None:
-        return {}
-    found = ctx.meta.get(CLIENT_CAPABILITIES_META_KEY)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _elicits(ctx: Ctx) -> bool:
-    """Whether the client can show a form."""
-    found = _capabilities(ctx).get("elicitation")
-    return isinstance(found, Mapping) and (not found or "form" in found)
-
-
-def _missing(message: str) -> MCPError:
-    data: dict[str, Any] = {"requiredCapabilities": {"extensions": {EXTENSION: {}}}}
-    return MCPError(MISSING_REQUIRED_CLIENT_CAPABILITY, message, data)
-
-
-def _key(question: Question) -> str:
-    """Never the same for two questions of a task, which may be those of several runs."""
-    return f"{question.run_id}/{key_of(question)}"
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _doing(run: Run, open_: Sequence[tuple[Run, Question]]) -> str | None:
-    """What a run that works is at, in a line."""
-    if open_:
-        return f"waits for a person's answer elsewhere: {open_[0][1].ask}"
-    at = [step.path for step in run.steps.values() if step.state in (StepState.RUNNING, StepState.WAITING)]
-    return f"at {', '.join(at[-3:])}" if at else None
-
-
-_TOLD: Final = frozenset(Kind) - {Kind.RUN_SUBMITTED, Kind.STEP_INTENT, Kind.STEP_SKIPPED}
-"""Kinds after which a task may be another."""
-_CHANGES: Final = ("status", "statusMessage", "inputRequests")
-"""What has to change for a watcher to be told."""
+        return {task_key(question): (run, question) for run, question in open_ if may(principal, run, question)}

@@ -117,3 +117,17 @@ async def test_a_task_that_has_ended_is_told_once() -> None:
                 if message["params"]["status"] == "completed":
                     break
         assert (await engine.runs.get(meshes.LOCAL, slow)).output == {"said": ""}
+
+
+async def test_a_question_within_is_told_too() -> None:
+    """What a run asks that does the work of a step changes the outer task."""
+    async with tasks_of() as (_, client, _):
+        task = await client.task("outer", {"text": "hello"})
+        async with listening(client, task) as stream:
+            await anext(stream)
+            async for message in stream:
+                if message["params"]["status"] == "input_required":
+                    (key,) = message["params"]["inputRequests"]
+                    await client.update(task, {key: {"action": "accept"}})
+                if message["params"]["status"] == "completed":
+                    break
