@@ -107,8 +107,7 @@ class OwnResources:
         """The id of the run that the URI shows, which is the principal's to read; None when it shows none."""
         values = _LOG.match(uri) or _RUN.match(uri)
         if values is None:
-            if uri != RUNS and _WORKFLOW.match(uri) is None and _AGENT.match(uri) is None:
-                raise NotFound(f"there is no resource {uri!r}", uri=uri)
+            await self.read(principal, uri)  # NotFound for what there is not
             return None
         return (await self._runs.get(principal, values["id"])).id
 

@@ -125,7 +125,7 @@ class Resources:
             if not declared.spec.subscribe:
                 raise InvalidInput(f"the resource {uri} cannot be subscribed to; read it again when you need it")
             if declared.spec.file is not None:
-                self._watching.file(uri, self._shown.path(declared.spec.file, declared.values))
+                await self._watching.file(uri, self._shown.path(declared.spec.file, declared.values))
         elif self.own.has(uri):
             run_id = await self.own.run_of(principal, uri)
             if run_id is None:
@@ -169,8 +169,8 @@ class Resources:
         if any(template.uri_template == uri for template in self.own.templates()):
             _require(name, uri_template(uri))
             return completion(await self.own.values(principal, uri), begins)
-        if uri in self._fixed or self.own.has(uri):
-            return Completion()
+        if uri in self._fixed or any(one.uri == uri for one in self.own.list()):
+            return Completion()  # nothing in it to complete
         for source in self._sources.all():
             known = (*(t.uri_template for t in source.templates()), *(r.uri for r in source.resources()))
             if uri in known:

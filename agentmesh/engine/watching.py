@@ -26,8 +26,6 @@ class _Watched:
     run_id: str | None = None
     path: str | None = None
     stamp: object = None
-    seen: bool = False
-    """Whether `stamp` is known."""
     count: int = 0
     scope: anyio.CancelScope | None = None
 
@@ -65,9 +63,10 @@ class Watching:
         """Watches a run. TooLarge when too much is watched."""
         self._add(uri, _Watched(run_id=run_id))
 
-    def file(self, uri: str, path: str) -> None:
-        """Watches a file. TooLarge when too much is watched."""
-        self._add(uri, _Watched(path=path))
+    async def file(self, uri: str, path: str) -> None:
+        """Watches a file: what it is when this returns is what it is compared with. TooLarge when too much is watched."""
+        stamp = None if self._files is None else await self._files.stamp(path)
+        self._add(uri, _Watched(path=path, stamp=stamp))
 
     def forget(self, uri: str) -> bool:
         """Ends one of the two above; False when there was none."""
@@ -106,7 +105,7 @@ class Watching:
             for uri, watched in list(self._watched.items()):
                 if watched.path is not None and self._files is not None:
                     stamp = await self._files.stamp(watched.path)
-                    if watched.seen and stamp != watched.stamp:
+                    if stamp != watched.stamp:
+                        watched.stamp = stamp
                         self._changes.publish("updated", uri)
-                    watched.stamp, watched.seen = stamp, True
             await self._sleep(LOOK)
