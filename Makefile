@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup serve test test-fast test-real faults check e2e conformance-mcp bench bench-workflows train eval lock clean
+.PHONY: help setup serve test test-fast test-real faults check e2e conformance-mcp bench bench-workflows bench-mcp train eval lock clean
 py := .venv/bin/python
 HOST ?= 127.0.0.1
 PORT ?= 8080
@@ -47,6 +47,9 @@ bench: .venv/.set-up ## Run the benchmarks (half an hour); each ends in one line
 
 bench-workflows: .venv/.set-up ## Measure the workflow engine beside its peers (each in an environment of its own); ends in one line
 	PYTHONPATH=. $(py) benchmarks/workflows.py
+
+bench-mcp: .venv/.set-up ## Measure the MCP edge beside its peers with wrk (needs wrk and Node; a few minutes); ends in one line
+	PYTHONPATH=. $(py) benchmarks/mcp.py
 
 train: .venv/.set-up ## Train the shipped model again (about an hour on two cores)
 	$(py) -m training.train

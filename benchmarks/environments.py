@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -21,6 +23,17 @@ PEERS: dict[str, tuple[str, ...]] = {
     "workspace-mcp": ("workspace-mcp==2.2.1",),
 }  # fmt: skip
 """What each peer is measured with; the packages below these are pip's choice and stand in the result."""
+MCP_PEERS: dict[str, tuple[str, ...]] = {
+    "fastmcp": (
+        "fastmcp==4.1.0", "mcp==2.3.0", "starlette==1.10.0", "uvicorn==0.54.0", "uvloop==0.23.0", "httptools==0.9.0",
+    ),
+}  # fmt: skip
+"""The same for `mcp.py`; MCP's own SDK is a package of ours, and measured as it stands in this environment."""
+NODE_PEERS: dict[str, dict[str, str]] = {
+    "typescript": {
+        "@modelcontextprotocol/server": "2.4.0", "@modelcontextprotocol/node": "2.1.2", "zod": "4.6.7",
+    },
+}  # fmt: skip
 
 
 class CannotInstall(Exception):
@@ -35,7 +48,7 @@ def cache() -> Path:
 
 def environment(name: str) -> Path:
     """The Python of a peer's environment. CannotInstall, in plain words, where pip cannot have the packages."""
-    packages = PEERS[name]
+    packages = (PEERS | MCP_PEERS)[name]
     digest = hashlib.sha256("\n".join((sys.version, *packages)).encode()).hexdigest()[:12]
     folder = cache() / f"{name}-{digest}"
     python = folder / "bin" / "python"
@@ -57,6 +70,34 @@ def environment(name: str) -> Path:
         ) from None
     done.touch()
     return python
+
+
+def node_environment(name: str) -> Path:
+    """The folder of a peer's npm packages. CannotInstall where there is no Node, or npm cannot have them."""
+    packages = NODE_PEERS[name]
+    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
+    if missing:
+        raise CannotInstall(f"{name} needs Node 20 or newer with npm; install it (Debian: apt-get install nodejs npm)")
+    text = json.dumps({"private": True, "dependencies": packages}, indent=2)
+    folder = cache() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    done = folder / "installed"
+    if done.exists():
+        return folder
+    print(f"installing {', '.join(f'{k}@{v}' for k, v in packages.items())} into {folder} (once)", file=sys.stderr)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "package.json").write_text(text)
+        subprocess.run(
+            ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, check=True, timeout=600,
+            capture_output=True, text=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        raise CannotInstall(
+            f"{name} could not be installed; this benchmark needs the network once: {said[-1] if said else 'no reason'}"
+        ) from None
+    done.touch()
+    return folder
 
 
 def installed(python: Path) -> dict[str, str]:
