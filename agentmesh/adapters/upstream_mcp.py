@@ -33,7 +33,7 @@ from agentmesh.adapters.upstream_mcp_rounds import rounds
 from agentmesh.adapters.upstream_mcp_session import METHODS, Exchange, RpcError, Session
 from agentmesh.adapters.upstream_mcp_talk import Talk, Talks
 from agentmesh.adapters.upstream_mcp_watch import Watch
-from agentmesh.adapters.upstream_mcp_wire import Broken, SessionLost, Wire
+from agentmesh.adapters.upstream_mcp_wire import Broken, Wire
 from agentmesh.adapters.upstream_stdio import ChildSpec, child_wire
 from agentmesh.core.caller import NOBODY, Caller
 from agentmesh.core.content import text_of_blocks
@@ -330,10 +330,10 @@ class UpstreamMcp:
                 session = tie.link.ready or await tie.link.session(timeout)
                 try:
                     return await self._spoken(session, method, params, principal, caller, again, timeout, headers)
-                except SessionLost as error:
+                except NotSent as error:
                     lost = error  # it did nothing, so it may be sent to the next session
                     tie.link.lost(session, error.message)
-                except (NotSent, Broken) as error:
+                except Broken as error:
                     tie.link.lost(session, error.message)
                     raise
             raise lost
