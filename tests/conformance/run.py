@@ -36,8 +36,8 @@ UNSCORED: Final[Mapping[str, int]] = {"2026-07-28": 32, "2025-11-25": 11}
 TASKS: Final = 44
 CLIENT: Final[Mapping[str, int]] = {"2026-07-28": 396, "2025-11-25": 238}
 
-_LINE: Final = re.compile(r"^\S ([a-z0-9/-]+): (\d+) passed, (\d+) failed", re.MULTILINE)
-_UNSCORED: Final = re.compile(r"^ +\S ([a-z0-9/-]+) \((?:[a-z-]+)\)", re.MULTILINE)
+_LINE: Final = re.compile(r"^\S ([\w/-]+): (\d+) passed, (\d+) failed", re.MULTILINE)
+_UNSCORED: Final = re.compile(r"^ +\S ([\w/-]+) \((?:[a-z-]+)\)", re.MULTILINE)
 
 
 @dataclass
