@@ -61,8 +61,7 @@ def _read_or_make(file: Path) -> bytes:
 
 def _make(file: Path) -> None:
     """Writes a new key, whole or not at all; where two servers begin at once, the first one's is both's."""
-    draft = file.with_name(f"{FILE}.{os.getpid()}.new")
-    draft.unlink(missing_ok=True)
+    draft = file.with_name(f"{FILE}.{secrets.token_hex(8)}.new")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "w") as out:

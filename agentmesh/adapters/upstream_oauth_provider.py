@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable
 from typing import Final
 
-from agentmesh.adapters.upstream_oauth_challenge import Challenge, join
+from agentmesh import __version__
+from agentmesh.adapters.upstream_oauth_challenge import Challenge, challenge_of, join
 from agentmesh.adapters.upstream_oauth_client import OAuthClient, document_url, register, registered
 from agentmesh.adapters.upstream_oauth_discovery import AuthorizationServer, discover
 from agentmesh.adapters.upstream_oauth_web import OAuthWeb
 from agentmesh.adapters.vault import Vault
 from agentmesh.core.server_file import OAuth
-from agentmesh.errors import Fail
+from agentmesh.errors import Fail, Retry
 
 KNOWN_SECONDS: Final = 3600
 """How long metadata are taken for true."""
@@ -55,10 +56,29 @@ class Provider:
     async def server(self) -> AuthorizationServer:
         """The upstream's authorization server; asked for anew after the upstream has refused a token, and now and then."""
         if self._server is None or not 0 <= self._clock() - self._asked_at < KNOWN_SECONDS:
+            if await self._vault.get(self.name, _CHALLENGE) is None:
+                await self.challenged(await self._probe())
             challenge = await self._vault.get(self.name, _CHALLENGE) or {}
             self._server = await discover(self.web, self.url, challenge.get("metadata_url"))
             self._asked_at = self._clock()
         return self._server
+
+    async def _probe(self) -> Challenge:
+        """What the upstream says to a request without a token: whoever logs in before anything was called needs to know it."""
+        body = {
+            "jsonrpc": "2.0", "id": 1, "method": "server/discover",
+            "params": {"_meta": {
+                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientInfo": {"name": "agentmesh", "version": __version__},
+                "io.modelcontextprotocol/clientCapabilities": {},
+            }},
+        }  # fmt: skip
+        headers = {"accept": "application/json, text/event-stream", "mcp-method": "server/discover"}
+        try:
+            answer = await self.web.post(self.url, json=body, headers=headers)
+        except (Fail, Retry):
+            return Challenge()  # what is wrong with it will show where it matters
+        return challenge_of(answer.challenges) if answer.status == 401 else Challenge()
 
     async def scopes(self, server: AuthorizationServer, wanted: str | None = None) -> str | None:
         """What to ask for (basic/authorization, Scope Selection Strategy): the operator's word, else the challenge, else the metadata.

@@ -101,6 +101,8 @@ class Answer:
     status: int
     body: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Empty when it was no JSON object."""
+    challenges: tuple[str, ...] = ()
+    """The values of `WWW-Authenticate`."""
 
     @property
     def error(self) -> str:
@@ -177,11 +179,14 @@ class OAuthWeb:
             "mcp-protocol-version": "2026-07-28",
             **headers,
         }
-        if self._tls is None:
+        if self._tls is None and url.scheme == "https":
             # Reading the certificates of the machine's authorities takes a moment.
             self._tls = await anyio.to_thread.run_sync(httpx2.create_ssl_context)
         timeout = httpx2.Timeout(self._seconds, connect=self._seconds / 3)
-        async with httpx2.AsyncClient(verify=self._tls, timeout=timeout, trust_env=False) as client:
+        tls = (
+            self._tls if url.scheme == "https" and self._tls is not None else False
+        )  # no TLS is spoken on loopback without it
+        async with httpx2.AsyncClient(verify=tls, timeout=timeout, trust_env=False) as client:
             request = client.build_request(method, url.copy_with(host=address), headers=heads, **body)
             # The connection goes to the address that was looked at; TLS asks for the name.
             request.extensions["sni_hostname"] = url.host
@@ -191,7 +196,8 @@ class OAuthWeb:
                     target = url.join(response.headers["location"])
                     if (target.scheme, target.host, target.port) == (url.scheme, url.host, url.port):
                         return Answer(response.status_code), str(target)
-                return Answer(response.status_code, await _object(response, _name(url))), None
+                challenges = tuple(response.headers.get_list("www-authenticate"))
+                return Answer(response.status_code, await _object(response, _name(url)), challenges), None
             finally:
                 await response.aclose()
 
@@ -239,9 +245,10 @@ def _address(text: str) -> Address:
 def _parsed(url: str) -> httpx2.URL:
     try:
         parsed = httpx2.URL(url)
+        port = parsed.port or 0
     except (httpx2.InvalidURL, TypeError, ValueError):
         raise Fail("an address that an upstream names for its logins is none") from None
-    if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.userinfo or len(url) > 4096:
+    if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.userinfo or port > 65535 or len(url) > 4096:
         raise Fail("an address that an upstream names for its logins is not of the form https://HOST/PATH")
     return parsed
 
@@ -255,6 +262,8 @@ async def _object(response: httpx2.Response, name: str) -> Mapping[str, Any]:
     """The body as a JSON object; empty when it is none. Fail when it is too large, or in an encoding that was not asked for."""
     if response.headers.get("content-encoding", "identity").lower() not in {"", "identity"}:
         raise Fail(f"{name} answers in an encoding that it was not asked for")
+    if response.headers.get("content-type", "").startswith("text/event-stream"):
+        return {}
     data = b""
     async for part in response.aiter_raw():
         data += part

@@ -42,6 +42,8 @@ class Vault:
         """`keys`: the mesh's (see keyring.load_keys); the first seals."""
         self._store = store
         self._boxes = [AESGCM(derive(key, PURPOSE)) for key in keys]
+        self._warned: set[str] = set()
+        """Scopes of which the log has said it."""
 
     async def get(self, scope: str, key: str) -> dict[str, Any] | None:
         """The value; None when there is none, or none that can be opened."""
@@ -82,7 +84,11 @@ class Vault:
             if age:
                 await self.put(scope, key, value)
             return value if isinstance(value, dict) else None
-        log.warning("a sealed value of %s cannot be opened with this mesh's keys; it will be asked for again", scope)
+        if scope not in self._warned:
+            self._warned.add(scope)
+            log.warning(
+                "a sealed value of %s cannot be opened with this mesh's keys; it will be asked for again", scope
+            )
         return None
 
 

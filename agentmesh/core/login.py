@@ -13,7 +13,7 @@ from agentmesh.core.policy import Principal
 class LoginStart:
     """Where a browser is sent to log in."""
 
-    url: str
+    url: str = field(repr=False)
     """At the authorization server."""
     browser: str = field(repr=False)
     """A secret that this very browser keeps until it comes back."""
