@@ -312,6 +312,25 @@ async def test_both_ways_of_asking_are_one_question() -> None:
         assert (await only_run(engine)).state is RunState.COMPLETED
 
 
+async def test_forty_answers_at_once_are_one() -> None:
+    """All are acknowledged, the first counts, and the function hears one of them, whole."""
+    async with tasks_of() as (engine, client, _):
+        task = await client.task("asks")
+        (key,) = (await client.until(task, "input_required"))["inputRequests"]
+        acknowledged: list[Any] = []
+
+        async def one(n: int) -> None:
+            acknowledged.append(await client.update(task, {key: accept(why=str(n))}))
+
+        async with anyio.create_task_group() as group:
+            for n in range(40):
+                group.start_soon(one, n)
+        assert acknowledged == [{"resultType": "complete"}] * 40
+        done = await client.until(task, "completed")
+        (given,) = await answers(engine, task)
+    assert done["result"]["structuredContent"] == {"action": "accept", "content": given["value"]}
+
+
 async def test_depth_and_numbers_of_answers_are_looked_at() -> None:
     """JSON that is JSON only to Python, or nested past the limit, is refused."""
     deep: Any = 1
