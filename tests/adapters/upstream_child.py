@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 KIND = sys.argv[1] if len(sys.argv) > 1 else "good"
@@ -43,7 +44,9 @@ def call(ident: Any, name: str, arguments: dict[str, Any]) -> dict[str, Any] | N
             sys.stdout.flush()
             return text("done")
         case "flood":
-            line = json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x" * 100}})
+            line = json.dumps(
+                {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x" * 100}}
+            )
             while True:
                 sys.stdout.write(line + "\n")
                 sys.stderr.write("flood\n")
@@ -57,12 +60,21 @@ def call(ident: Any, name: str, arguments: dict[str, Any]) -> dict[str, Any] | N
             )
             return text(str(other.pid))
         case "ask":
-            say({"id": "q1", "method": "elicitation/create", "params": {
-                "mode": "form", "message": "Which?", "requestedSchema": {"type": "object", "properties": {}}}})
+            say(
+                {
+                    "id": "q1",
+                    "method": "elicitation/create",
+                    "params": {
+                        "mode": "form",
+                        "message": "Which?",
+                        "requestedSchema": {"type": "object", "properties": {}},
+                    },
+                }
+            )
             answer = json.loads(sys.stdin.readline())
             return text(json.dumps(answer.get("result") or answer.get("error")))
         case "count":
-            with open(arguments["file"], "a") as out:
+            with Path(arguments["file"]).open("a") as out:
                 out.write("x")
             return text("counted")
     raise AssertionError(name)
@@ -76,17 +88,41 @@ def answer(message: dict[str, Any]) -> None:
         if KIND == "dies-at-discover":
             sys.exit(1)
         if KIND == "modern":
-            say({"id": ident, "result": {
-                "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
-                "ttlMs": 0, "cacheScope": "public"}})
+            say(
+                {
+                    "id": ident,
+                    "result": {
+                        "resultType": "complete",
+                        "supportedVersions": ["2026-07-28"],
+                        "capabilities": {"tools": {}},
+                        "ttlMs": 0,
+                        "cacheScope": "public",
+                    },
+                }
+            )
             return
     if method == "initialize" and KIND != "modern":
-        say({"id": ident, "result": {
-            "protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "child", "version": "1"}}})
+        say(
+            {
+                "id": ident,
+                "result": {
+                    "protocolVersion": "2025-11-25",
+                    "capabilities": {"tools": {}},
+                    "serverInfo": {"name": "child", "version": "1"},
+                },
+            }
+        )
     elif method == "tools/list":
         more = {"resultType": "complete", "ttlMs": 0, "cacheScope": "public"} if KIND == "modern" else {}
-        say({"id": ident, "result": {"tools": [
-            {"name": name, "description": name, "inputSchema": {"type": "object"}} for name in TOOLS], **more}})
+        say(
+            {
+                "id": ident,
+                "result": {
+                    "tools": [{"name": name, "description": name, "inputSchema": {"type": "object"}} for name in TOOLS],
+                    **more,
+                },
+            }
+        )
     elif method == "tools/call":
         result = call(ident, params["name"], params.get("arguments") or {})
         if result is not None:
