@@ -182,7 +182,7 @@ async def test_a_function_that_breaks_is_a_failure_and_one_that_asks_ends_the_ca
         def __getattr__(self, name: str) -> Any:
             return getattr(NOBODY, name)
 
-    asking: Caller = Asking()  # type: ignore[assignment]
+    asking: Caller = Asking()
     async with serving(mesh_of(), functions={"shop:order": order}) as engine:
         with pytest.raises(Fail, match="no database"):
             await engine.resources.read(LOCAL, "desk://orders/broken")
