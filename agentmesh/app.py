@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sized
+from collections.abc import AsyncIterator, Callable, Sequence, Sized
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import ModuleType
@@ -101,11 +101,12 @@ async def open_app(
     settings: Settings, mesh: Mesh, *,
     token: str | None = None, shutdown: Callable[[], None] | None = None, watch: FolderWatch | None = None,
     clock: Callable[[], float] = time.time, rng: random.Random | None = None,
+    leaving: list[Callable[[], None]] | None = None,
 ) -> AsyncIterator[ASGIApp]:  # fmt: skip
     """The whole mesh, running: yields the ASGI application. Leaving gives unfinished runs back and stops the models.
 
-    `settings.port` is the port that clients see. `watch`: tells when the files are to be read again; None: nobody does. MeshError
-    when the store cannot be opened.
+    `settings.port` is the port that clients see. `watch`: tells when the files are to be read again; None: nobody does.
+    `leaving` is given what ends the streams that clients listen on, for a server that stops. MeshError when the store cannot be opened.
     """
     url = mesh.file.url or address(settings)
     mcp, a2a, api = Late(), Late(), Late()
@@ -118,6 +119,8 @@ async def open_app(
         mcp_server = await _import("agentmesh.mcp.server")
         mcp_edge = mcp_server.build_mcp(engine, settings, keys=[derive(key, "mcp") for key in keys])
         async with mcp_edge.run():
+            if leaving is not None:
+                leaving.append(mcp_edge.close_streams)
             mcp.give(mcp_edge.app)
             api.give(
                 (await _import("agentmesh.http.api")).build_api(
@@ -267,17 +270,18 @@ def serve(settings: Settings) -> None:
 async def _serve(settings: Settings, mesh: Mesh, listener: socket.socket, watch: FolderWatch | None) -> None:
     token = secrets.token_urlsafe(24)
     server: Announcing | None = None
+    leaving: list[Callable[[], None]] = []
 
     def shutdown() -> None:
         if server is not None:
             server.should_exit = True
 
-    async with open_app(settings, mesh, token=token, shutdown=shutdown, watch=watch) as app:
+    async with open_app(settings, mesh, token=token, shutdown=shutdown, watch=watch, leaving=leaving) as app:
         config = uvicorn.Config(
             app, http="httptools", proxy_headers=False, ws="none", lifespan="off", access_log=False, log_config=None,
             server_header=False, backlog=BACKLOG, timeout_graceful_shutdown=GRACE, h11_max_incomplete_event_size=settings.limits.headers,
         )  # fmt: skip
-        server = Announcing(config, lambda: _announce(settings, mesh, token))
+        server = Announcing(config, lambda: _announce(settings, mesh, token), leaving)
         await server.serve(sockets=[listener])
         _withdraw(settings)
         log.info("stopping: %s", "models stay warm" if settings.keep_models else "runs are kept, models end")
@@ -331,11 +335,17 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Announcing(uvicorn.Server):
-    """Says where it listens once it does."""
+    """Says where it listens once it does, and that it leaves before it waits for whoever listens."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None], leaving: Sequence[Callable[[], None]]) -> None:
         super().__init__(config)
         self._announce = announce
+        self._leaving = leaving
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for leave in self._leaving:
+            leave()
+        await super().shutdown(sockets=sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)

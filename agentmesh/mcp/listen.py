@@ -119,6 +119,7 @@ class Hub:
         self._sessions: dict[Session, None] = {}
         self._opened: Counter[Owner] = Counter()
         self._group: TaskGroup | None = None
+        self._closed = False
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -135,6 +136,7 @@ class Hub:
 
     def close(self) -> None:
         """Ends every stream gracefully (basic/patterns/subscriptions, Graceful Closure); new ones end at once."""
+        self._closed = True
         for stream in self._streams:
             stream.end()
 
@@ -238,6 +240,7 @@ class Hub:
             raise MCPError(UNAVAILABLE, f"{whose} as many listen streams open as it may; close one, or try again later")
         self._of_one[owner] += 1
         self._streams[stream] = None
+        stream.ended = self._closed
         try:
             yield
         finally:
