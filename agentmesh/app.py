@@ -53,6 +53,7 @@ from agentmesh.core.store import Store
 from agentmesh.engine import Engine, build_engine
 from agentmesh.errors import MeshError, ServeError
 from agentmesh.http.auth import Guard, check_bind
+from agentmesh.http.connection import bounded
 from agentmesh.http.health import health_routes
 from agentmesh.http.metrics import metrics_routes
 from agentmesh.http.oauth import oauth_routes
@@ -278,7 +279,7 @@ async def _serve(settings: Settings, mesh: Mesh, listener: socket.socket, watch:
 
     async with open_app(settings, mesh, token=token, shutdown=shutdown, watch=watch, leaving=leaving) as app:
         config = uvicorn.Config(
-            app, http="httptools", proxy_headers=False, ws="none", lifespan="off", access_log=False, log_config=None,
+            app, http=bounded(settings.limits.headers), proxy_headers=False, ws="none", lifespan="off", access_log=False, log_config=None,
             server_header=False, backlog=BACKLOG, timeout_graceful_shutdown=GRACE, h11_max_incomplete_event_size=settings.limits.headers,
         )  # fmt: skip
         server = Announcing(config, lambda: _announce(settings, mesh, token), leaving)

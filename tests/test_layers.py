@@ -70,8 +70,9 @@ ADDRESS: dict[str, tuple[tuple[str, ...], str]] = {
     "typer": (("cli/",), "the command line is an edge for people"),
     "rich": (("cli/",), "the command line is an edge for people"),
     "uvicorn": (
-        ("app.py", "adapters/scripted_server.py"),
-        "only the application serves, and the scripted model that stands in for one of another machine",
+        ("app.py", "http/connection.py", "adapters/scripted_server.py"),
+        "only the application serves, and the scripted model that stands in for one of another machine; the bounds of a "
+        "connection stand in one of uvicorn's own",
     ),
     "jwt": (
         ("http/", "engine/identity.py", "adapters/upstream_oauth_client.py"),

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 BODY_SECONDS = 60.0
 """How long a client may take to send its body."""
+UNREAD = 64 * 1024 * 1024
+"""Bytes of bodies that have begun and not ended, of all requests together: what has arrived whole at once is not among them."""
 TARGET_BYTES = 16 * 1024
 """Longest path with its query."""
 PORTS = {"http": 80, "https": 443}
@@ -128,6 +130,7 @@ class Guard:
         attended: Sequence[str] = ("/v1/", "/a2a"),
         body_seconds: float = BODY_SECONDS,
         meter: Meter | None = None,
+        unread: int = UNREAD,
     ) -> None:
         """`host`: the address bound, beside the loopback names. The port is that of the socket a request came in by.
         `url`: the mesh's own address for clients (`mesh.file.url`), whose host is let in too.
@@ -143,6 +146,8 @@ class Guard:
         self._attended = tuple(attended)
         self._body_seconds = body_seconds
         self._meter = meter or Meter()
+        self._unread = 0
+        self._most_unread = unread
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -276,14 +281,19 @@ class Guard:
                 while message["type"] == "http.request":
                     chunks.append(message.get("body", b""))
                     size += len(chunks[-1])
+                    self._unread += len(chunks[-1])
                     if size > self.limits.body:
                         raise _Refused(self._too_large())
+                    if self._unread > self._most_unread:
+                        raise _Refused(problem(503, "too many bodies arrive slowly; try again later", code="busy"))
                     if not message.get("more_body", False):
                         return b"".join(chunks)
                     message = await receive()
                 return None
         except TimeoutError:
             raise _Refused(problem(408, f"the body did not arrive within {self._body_seconds:g} seconds")) from None
+        finally:
+            self._unread -= size
 
     async def _attend(self, scope: Scope, body: bytes, receive: Receive, response: _Response) -> None:
         """Runs the application until it is done, or its client has left without having been answered."""

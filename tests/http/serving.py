@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import uvicorn
@@ -12,12 +13,12 @@ from starlette.types import ASGIApp
 
 
 @asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[str]:
-    """The address, `http://127.0.0.1:PORT`, while the block runs."""
+async def served(app: ASGIApp, **given: Any) -> AsyncIterator[str]:
+    """The address, `http://127.0.0.1:PORT`, while the block runs. `given`: more of uvicorn's settings."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
-        config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1, **given)
         server = _Server(config)
         async with anyio.create_task_group() as group:
             group.start_soon(server.serve, [bound])
