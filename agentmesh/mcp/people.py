@@ -78,17 +78,25 @@ class People:
     """The tools above, for one mesh."""
 
     def __init__(self, engine: Engine) -> None:
-        mesh = engine.mesh
         self._engine = engine
-        self._guard = Guard(mesh)
-        self.tools = {tool.name: tool for tool in TOOLS if tool.name not in mesh.tools} if _waits(mesh) else {}
-        """Those that are offered, by name."""
-        if taken := [tool.name for tool in TOOLS if tool.name in mesh.tools and self.tools]:
-            log.warning("the mesh's own tools keep the names %s; those of AgentMesh are not offered", ", ".join(taken))
+        self._guard = Guard(engine.mesh)
+        self._tools: Mapping[str, Tool] = {}
+        self._revision = -1
         self._acts: Mapping[str, Callable[[Principal, Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {
             "runs.questions": self._questions, "runs.answer": self._answer, "runs.signal": self._signal,
             "runs.cancel": self._cancel,
         }  # fmt: skip
+
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """Those that are offered, by name, as the files say now."""
+        mesh = self._engine.mesh
+        if self._revision != mesh.revision:
+            found = {tool.name: tool for tool in TOOLS if tool.name not in mesh.tools} if _waits(mesh) else {}
+            if taken := [tool.name for tool in TOOLS if tool.name in mesh.tools and found]:
+                log.warning("the mesh's own tools keep the names %s; those of AgentMesh are not offered", ", ".join(taken))
+            self._tools, self._revision = found, mesh.revision
+        return self._tools
 
     def list(self, principal: Principal) -> list[Tool]:
         """Those that the principal may list."""
