@@ -22,7 +22,10 @@ from agentmesh.core.source import SourceCall
 from agentmesh.core.tool import ToolResult
 from agentmesh.engine import Engine
 from tests.engine import meshes
-from tests.mcp.conftest import ERAS, client, mcp_server
+from tests.mcp.conftest import ERAS, LEGACY, client, mcp_server
+from tests.mcp.tasks import Gate, tasks_of
+from tests.mcp.tasks import mesh as tasks_mesh
+from tests.mcp.test_pipe import stdio
 
 pytestmark = pytest.mark.anyio
 
@@ -342,3 +345,25 @@ async def test_many_search_at_once() -> None:
     assert {n: (name, answer.structured_content) for n, (name, answer) in done.items()} == {
         n: (f"hub.job_{n}", {"echoed": str(n)}) for n in range(40)
     }
+
+
+async def test_a_call_through_may_become_a_task() -> None:
+    """A client that knows tasks gets one for a run that outlasts a moment, also when it called through call_tool."""
+    gate = Gate()
+    async with tasks_of(tasks_mesh(mcp={"offer": "search"}), gate=gate) as (_, c, _url):
+        made = await c.call("call_tool", {"name": "slow", "arguments": {"text": "hi"}})
+        assert (made["resultType"], made["status"]) == ("task", "working")
+        gate.go.set()
+        ended = await c.until(made["taskId"], "completed")
+        assert ended["result"]["structuredContent"] == {"said": "hi"}
+
+
+@pytest.mark.parametrize("era", ["auto", LEGACY], ids=["2026", "2025"])
+async def test_the_pipe_has_them_too(era: str) -> None:
+    """Over stdio the two are the same as over HTTP."""
+    mesh = of(server("hub", "merge"), offer="search")
+    async with meshes.serving(mesh, functions=FUNCTIONS) as engine, mcp_server(engine) as url, stdio(url, era) as c:
+        assert await listed(c) == TWO
+        assert [m["name"] for m in (await search(c, query="merge"))["matches"]] == ["hub.merge"]
+        answer = await c.call_tool("call_tool", {"name": "hub.merge", "arguments": {"text": "hi"}})
+        assert answer.structured_content == {"echoed": "hi"}
