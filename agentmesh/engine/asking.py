@@ -202,10 +202,10 @@ class _Asking:
 
     async def _child(self, group: TaskGroup, run_id: str, under: str) -> None:
         try:
-            run = await self._runs.get(self._principal, run_id)
+            run = await self._runs.owned(self._principal, run_id)
             await self.follow(group, run, self._runs.follow(run), _unheard, under)
-        except (NotFound, PolicyDenied):
-            pass  # not the caller's to see: its questions are for others
+        except NotFound:
+            pass  # not the caller's: its questions are for others
 
     def _look(self, group: TaskGroup, run: Run) -> None:
         under = self._within[run.id]
@@ -243,7 +243,7 @@ class _Asking:
         """What is asked, with every other question that is open by now: the client answers them in one round."""
         found = dict(self.needs)
         for run_id, under in self._within.items():
-            run = await self._runs.get(self._principal, run_id)
+            run = await self._runs.owned(self._principal, run_id)
             for question in questions(run):
                 if self._runs.may_answer(self._principal, run, question):
                     try:

@@ -144,6 +144,10 @@ class Runs:
         self._guard.authorize(principal, Action("runs.read", resource_of(run.workflow)))
         return run
 
+    async def owned(self, principal: Principal, run_id: str) -> Run:
+        """A run of the principal's, without asking the policies: for a call that has been let through. NotFound."""
+        return await self._owned(principal, run_id)
+
     async def list(self, principal: Principal, where: RunFilter) -> RunPage:
         """Heads of the principal's runs, newest first; tenant and owner of `where` are overruled by who asks.
 

@@ -308,10 +308,10 @@ class Tools:
     ) -> ToolResult:
         """A further round of a call whose run waits for answers, which the caller brings."""
         assert call.run_id is not None
-        run = await self._runs.get(principal, call.run_id)
+        run = await self._runs.owned(principal, call.run_id)
         if run.workflow != workflow:
             raise InvalidInput(f"run {call.run_id} is none of tool {call.name}; make the call anew")
-        heard = len(await self._runs.journal(principal, run.id))
+        heard = run.seq
         caller = NOBODY if call.caller is None else call.caller
         run = await follow_and_ask(self._runs, principal, run, self._runs.follow(run), caller, on_progress, heard=heard)
         return result_of(run)
