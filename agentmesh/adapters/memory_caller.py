@@ -9,12 +9,14 @@ from agentmesh.core.caller import ELICITATION, InputRequest, InputRequired, Leve
 from agentmesh.core.question import Question, Reply
 from agentmesh.core.run import JSON
 
+_FORMS: tuple[Method, ...] = (ELICITATION,)
+
 
 class ScriptedCaller:
     """A `core.caller.Caller`."""
 
     def __init__(
-        self, answers: Mapping[str, Any] | None = None, *, can: Collection[Method] = (ELICITATION,), again: bool = False,
+        self, answers: Mapping[str, Any] | None = None, *, can: Collection[Method] = _FORMS, again: bool = False,
         state: JSON = None,
     ) -> None:  # fmt: skip
         """`answers`: by key, in the wire's spelling; to a run's question by its id, a Reply. `again`: what has no answer yet
