@@ -12,7 +12,7 @@ from agentmesh.cli.client import Client, Problem, Unreachable, segment
 from agentmesh.cli.options import FAILED, Inputs, Json, Mesh, WrongUsage, mesh_folder
 from agentmesh.cli.output import first_line, note, print_json, print_table, print_value
 
-app = typer.Typer(no_args_is_help=True, help="List tools and call them.")
+app = typer.Typer(no_args_is_help=True, help="List tools, call them, and approve what changed of others' tools.")
 
 
 @app.command("list")
@@ -57,6 +57,98 @@ def call(
         if block["type"] != "text":  # a terminal cannot show it; --json gives it whole
             note(f"also: {block['type']} {block.get('mimeType') or block.get('uri') or ''}".rstrip())
     print_value(answer)
+
+
+@app.command()
+def sources(mesh: Mesh = None, as_json: Json = False) -> None:
+    """List who serves tools for this mesh: upstreams, APIs and peers, and how they are."""
+    from agentmesh.cli.background import connect
+
+    found = connect(mesh_folder(mesh)).get("/v1/sources")["sources"]
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (s["name"], s["kind"], s["state"], str(s["tools"]), str(s["held"]), first_line(s["detail"], 100)) for s in found
+    ]
+    print_table(("SOURCE", "KIND", "STATE", "TOOLS", "WAITING", ""), rows, "nobody serves for this mesh")
+
+
+@app.command()
+def diff(
+    name: Annotated[str | None, typer.Argument(help="One tool; without it all that wait.")] = None,
+    mesh: Mesh = None,
+    as_json: Json = False,
+) -> None:
+    """Show what changed of others' tools and waits for you."""
+    from agentmesh.cli.background import connect
+
+    held = [one for one in _held(connect(mesh_folder(mesh))) if name in (None, one["name"])]
+    if as_json:
+        print_json(held)
+        return
+    if not held:
+        note("nothing waits" if name is None else f"nothing of {name} waits")
+    for one in held:
+        for line in _difference(one):
+            print(line)
+
+
+@app.command()
+def approve(
+    names: Annotated[list[str] | None, typer.Argument(help="Tools, as `tools diff` shows them.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything that waits.")] = False,
+    mesh: Mesh = None,
+    as_json: Json = False,
+) -> None:
+    """Take what others' tools say now for approved."""
+    from agentmesh.cli.background import connect
+
+    if bool(names) == everything:
+        raise WrongUsage("name the tools that you approve, or give --all")
+    client = connect(mesh_folder(mesh))
+    held = _held(client)
+    unknown = [name for name in names or () if name not in {one["name"] for one in held}]
+    if unknown:
+        raise WrongUsage(f"nothing of {unknown[0]!r} waits; `agentmesh tools diff` shows what does")
+    done: list[str] = []
+    for source in sorted({one["source"] for one in held}):
+        chosen = [
+            one["name"] for one in held if one["source"] == source and (everything or one["name"] in (names or ()))
+        ]
+        if chosen:
+            done += client.post(f"/v1/sources/{segment(source)}/approve", {"names": chosen})["approved"]
+    if as_json:
+        print_json(done)
+    else:
+        print("\n".join(f"approved {name}" for name in done) or "nothing waits")
+
+
+def _held(client: Client) -> list[dict[str, Any]]:
+    """Everything that waits, with its source."""
+    found = []
+    for source in client.get("/v1/sources")["sources"]:
+        if source["held"]:
+            held = client.get(f"/v1/sources/{segment(source['name'])}/held")["held"]
+            found += [{"source": source["name"], **one} for one in held]
+    return found
+
+
+def _difference(one: dict[str, Any]) -> list[str]:
+    """A unified diff of what was approved and what is offered."""
+    from difflib import unified_diff
+
+    before, after = (_lines(one[which]) for which in ("approved", "offered"))
+    if one["approved"] is None:
+        return [f"{one['name']} is new:", *(f"+{line}" for line in after), ""]
+    lines = unified_diff(before, after, f"{one['name']} (approved)", f"{one['name']} (offered)", lineterm="")
+    return [*lines, ""]
+
+
+def _lines(definition: dict[str, Any] | None) -> list[str]:
+    return (
+        [] if definition is None else json.dumps(definition, indent=2, sort_keys=True, ensure_ascii=True).splitlines()
+    )
 
 
 def _result(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""`tools sources`, `tools diff` and `tools approve` on a scripted server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import Agentmesh
+from tests.cli.fake import Fake
+
+SOURCES = {"sources": [
+    {"name": "desk", "kind": "upstream", "state": "ready", "detail": "MCP 2026-07-28", "tools": 3, "held": 2},
+    {"name": "shop", "kind": "openapi", "state": "failed", "detail": "gone", "tools": 1, "held": 0},
+]}  # fmt: skip
+HELD = {"held": [
+    {"name": "desk.a", "approved": {"name": "a", "description": "Old."}, "offered": {"name": "a", "description": "New\u200b."}},
+    {"name": "desk.b", "approved": None, "offered": {"name": "b", "description": "B."}},
+]}  # fmt: skip
+
+
+def script(server: Fake) -> None:
+    server.answer("GET", "/v1/sources", SOURCES)
+    server.answer("GET", "/v1/sources/desk/held", HELD)
+    server.answer("POST", "/v1/sources/desk/approve", {"approved": ["desk.a"]})
+
+
+def test_sources_shows_how_each_is(agentmesh: Agentmesh, mesh: Path, server: Fake) -> None:
+    """A line for each."""
+    script(server)
+    lines = agentmesh("tools", "sources", "--mesh", str(mesh)).out.splitlines()
+    assert lines[1].split()[:5] == ["desk", "upstream", "ready", "3", "2"]
+    assert lines[2].split()[:3] == ["shop", "openapi", "failed"]
+
+
+def test_diff_shows_what_changed_and_what_cannot_be_seen(agentmesh: Agentmesh, mesh: Path, server: Fake) -> None:
+    """A unified diff; characters that are invisible are written as escapes; a new tool is shown whole."""
+    script(server)
+    out = agentmesh("tools", "diff", "--mesh", str(mesh)).out
+    assert '-  "description": "Old.",' in out
+    assert '+  "description": "New\\u200b.",' in out
+    assert "desk.b is new:" in out
+    one = agentmesh("tools", "diff", "desk.b", "--mesh", str(mesh), "--json").out
+    assert [held["name"] for held in json.loads(one)] == ["desk.b"]
+
+
+def test_approve_names_what_it_approves(agentmesh: Agentmesh, mesh: Path, server: Fake) -> None:
+    """By name or all; a name that does not wait, and neither, is wrong usage and approves nothing."""
+    script(server)
+    assert agentmesh("tools", "approve", "desk.a", "--mesh", str(mesh)).out == "approved desk.a\n"
+    agentmesh("tools", "approve", "--all", "--mesh", str(mesh))
+    assert server.bodies("/v1/sources/desk/approve") == [{"names": ["desk.a"]}, {"names": ["desk.a", "desk.b"]}]
+    assert agentmesh("tools", "approve", "--mesh", str(mesh)).status == 2
+    assert agentmesh("tools", "approve", "desk.x", "--mesh", str(mesh)).status == 2
+    assert len(server.bodies("/v1/sources/desk/approve")) == 2
