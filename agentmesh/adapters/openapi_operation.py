@@ -460,18 +460,9 @@ def _input(parameters: tuple[Parameter, ...], body: Body | None, fixed: Mapping[
     for argument, schema, needed in given:
         if argument in fixed:
             continue
-        names = {}
-        for name, definition in schema.get("$defs", {}).items():
-            new, count = name, 2
-            while new in definitions and definitions[new] != definition:
-                new, count = f"{name}_{count}", count + 1
-            names[name] = new
-            definitions[new] = definition
+        for name, definition in schema.get("$defs", {}).items():  # names are the same throughout the document
+            definitions[name] = definition or definitions.get(name, definition)
         plain = {key: value for key, value in schema.items() if key != "$defs"}
-        if any(old != new for old, new in names.items()):
-            plain = _pointing(plain, names)
-            for new in names.values():
-                definitions[new] = _pointing(definitions[new], names)
         properties[argument] = plain
         if needed:
             required.append(argument)
@@ -481,17 +472,3 @@ def _input(parameters: tuple[Parameter, ...], body: Body | None, fixed: Mapping[
     if definitions:
         found["$defs"] = definitions
     return found
-
-
-def _pointing(value: Any, names: Mapping[str, str]) -> Any:
-    """The schema with its references to the definitions' new names."""
-    if isinstance(value, Mapping):
-        return {
-            k: f"#/$defs/{names.get(v.removeprefix('#/$defs/'), v.removeprefix('#/$defs/'))}"
-            if k == "$ref" and isinstance(v, str)
-            else _pointing(v, names)
-            for k, v in value.items()
-        }
-    if isinstance(value, list):
-        return [_pointing(v, names) for v in value]
-    return value

@@ -3,7 +3,7 @@
 OpenAPI 3.0 has a dialect of its own (`nullable`, boolean `exclusiveMinimum`, `example`), 3.1 is 2020-12 with a few words more. Whatever is
 referred to within the document comes along under `$defs`, once, so that a schema that contains itself stays finite. Nothing is fetched: a
 reference that leads out of the document, or nowhere, is a value that may be anything. So is what stands past the limits below, and
-what no validator of this mesh could apply (a pattern with look-around, a `required` that is no list).
+what no validator of this mesh could apply (a pattern with look-around, a `required` that is no list): what comes out is always sound.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from agentmesh.core import cel
-from agentmesh.core.schema import schema_faults
 
-MAX_DEFINITIONS: Final = 200
+MAX_DEFINITIONS: Final = 60
 """Referred schemas in one tool's."""
-MAX_BYTES: Final = 128 * 1024
-"""Of one tool's input or output schema, as JSON."""
+MAX_BYTES: Final[Mapping[str, int]] = {"input": 24 * 1024, "output": 12 * 1024}
+"""Of one argument's, or the output's, schema as JSON: a model has to read it. What is further away than that may be anything."""
 MAX_DEPTH: Final = 40
 _TEXTS: Final = 1000
 """Characters of one description inside a schema."""
@@ -40,21 +39,62 @@ _MANY: Final = ("allOf", "anyOf", "oneOf", "prefixItems")
 
 
 class Schemas:
-    """Turns the schemas of one document. `dialect` is its version: `3.0`, or what is newer."""
+    """Turns the schemas of one document. `dialect` is its version: `3.0`, or what is newer.
+
+    What is referred to is turned once, and shared by all that refer to it.
+    """
 
     def __init__(self, document: Mapping[str, Any], dialect: str) -> None:
         self._document = document
-        self._old = dialect == "3.0"
+        self.old = dialect == "3.0"
+        self._names: dict[str, str] = {}
+        self._references: dict[str, str] = {}
+        self._turned: dict[tuple[Side, str], tuple[dict[str, Any], tuple[str, ...], int]] = {}
 
     def whole(self, schema: Any, side: Side) -> dict[str, Any]:
         """The schema with everything it refers to. Never raises: what cannot be said is left open."""
         turned = _Turning(self, side)
         found = turned.root(schema)
-        if turned.definitions:
-            found["$defs"] = turned.definitions
-        if len(json.dumps(found, default=str)) > MAX_BYTES or schema_faults(found):
+        left = MAX_BYTES[side] - _size(found)
+        if left < 0:
             return {"type": "object"} if found.get("type") == "object" else {}
+        definitions: dict[str, Any] = {}
+        waiting = list(turned.named)
+        while waiting:
+            name = waiting.pop(0)
+            if name in definitions:
+                continue
+            definition, named, size = self._definition(name, side)
+            if size > left or len(definitions) >= MAX_DEFINITIONS:
+                definition, named, size = {}, (), 0
+            definitions[name] = definition
+            waiting += named
+            left -= size
+        if definitions:
+            found["$defs"] = definitions
         return found
+
+    def _definition(self, name: str, side: Side) -> tuple[dict[str, Any], tuple[str, ...], int]:
+        """A referred schema, the names that it refers to, and its bytes."""
+        known = self._turned.get((side, name))
+        if known is None:
+            turned = _Turning(self, side)
+            found = turned.turn(self.target(self._references[name]), 0)
+            known = self._turned[side, name] = (found, tuple(turned.named), _size(found))
+        return known
+
+    def name(self, reference: str) -> str | None:
+        """What a reference is called among `$defs`, the same in every schema of the document; None when it leads nowhere."""
+        name = self._names.get(reference)
+        if name is None:
+            if self.target(reference) is None:
+                return None
+            base = re.sub(r"[^A-Za-z0-9_.-]", "_", _unescaped(reference.rpartition("/")[2]))[:80] or "schema"
+            name, count = base, 2
+            while name in self._references:
+                name, count = f"{base}_{count}", count + 1
+            self._names[reference], self._references[name] = name, reference
+        return name
 
     def resolve(self, value: Any) -> Any:
         """What a value means that may be a reference (a parameter, a body, a response); None when it leads out or nowhere."""
@@ -86,15 +126,19 @@ def _unescaped(part: str) -> str:
     return part.replace("~1", "/").replace("~0", "~")
 
 
+def _size(schema: Any) -> int:
+    return len(json.dumps(schema, default=str))
+
+
 class _Turning:
-    """One schema being turned, with the definitions that it needs."""
+    """One schema being turned."""
 
     def __init__(self, schemas: Schemas, side: Side) -> None:
         self._schemas = schemas
-        self._old = schemas._old  # noqa: SLF001 - its own
+        self._old = schemas.old
         self._side = side
-        self.definitions: dict[str, Any] = {}
-        self._names: dict[str, str] = {}
+        self.named: dict[str, None] = {}
+        """What it refers to, in the order in which it is read."""
 
     def root(self, schema: Any) -> dict[str, Any]:
         """With the words themselves at the top, not a reference: some readers look for `type` there."""
@@ -112,31 +156,19 @@ class _Turning:
         if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
             return {}
         if isinstance(schema.get("$ref"), str):
-            found = self._reference(schema["$ref"], depth)
+            found = self._reference(schema["$ref"])
             if self._old or len(schema) == 1:
                 return found
             beside = self._words({k: v for k, v in schema.items() if k != "$ref"}, depth)
             return {**beside, "allOf": [*beside.get("allOf", []), found]} if found else beside
         return self._words(schema, depth)
 
-    def _reference(self, reference: str, depth: int) -> dict[str, Any]:
-        name = self._names.get(reference)
+    def _reference(self, reference: str) -> dict[str, Any]:
+        name = self._schemas.name(reference)
         if name is None:
-            target = self._schemas.target(reference)
-            if target is None or len(self.definitions) >= MAX_DEFINITIONS:
-                return {}
-            name = self._name(reference)
-            self._names[reference] = name
-            self.definitions[name] = {}
-            self.definitions[name] = self.turn(target, depth + 1)
+            return {}
+        self.named[name] = None
         return {"$ref": f"#/$defs/{name}"}
-
-    def _name(self, reference: str) -> str:
-        base = re.sub(r"[^A-Za-z0-9_.-]", "_", _unescaped(reference.rpartition("/")[2]))[:80] or "schema"
-        name, count = base, 2
-        while name in self.definitions:
-            name, count = f"{base}_{count}", count + 1
-        return name
 
     def _words(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
