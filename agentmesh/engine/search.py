@@ -48,6 +48,12 @@ PARAMETERS: Final = 200
 """Parameters that are read of one tool, at whatever depth."""
 MANY: Final = 300
 """Tools past which a search leaves the event loop alone (six milliseconds for a thousand of them)."""
+PARTS: Final = 32
+"""Parts of a question that are looked for."""
+GUESSES: Final = 6
+"""Parts of a question that nobody has a word for and whose likes are looked for."""
+PATTERN: Final = 200
+"""Characters of a pattern of names."""
 EXACT: Final = 1e6
 OWN: Final = 1e3
 """What a tool's whole name is worth as a question, and its name without the server's."""
@@ -147,9 +153,13 @@ class Index:
         found: dict[str, float] = {}
         met: dict[str, float] = {}
         asked = 0.0
+        guesses = 0
         for part in parts_of(query):
             best: dict[str, float] = {}
-            for term, weight in self._variants(part, among).items():
+            variants = self._variants(part, among)
+            if not variants and (guesses := guesses + 1) <= GUESSES:
+                variants = self._alike(part)
+            for term, weight in variants.items():
                 posting = {n: said for n, said in self._postings.get(term, {}).items() if n in among}
                 # The square root: a rare word is a better hint than a common one, but not as much better as in prose.
                 rarity = math.sqrt(math.log(1 + (len(among) - len(posting) + 0.5) / (len(posting) + 0.5)))
@@ -164,21 +174,24 @@ class Index:
         return {name: score * (1 - WHOLE + WHOLE * met[name] / asked) for name, score in found.items()}
 
     def _variants(self, part: Mapping[str, float], among: Mapping[str, Tool]) -> dict[str, float]:
-        """The terms that answer one part of a question, and what each counts."""
+        """The terms that answer one part of a question, and what each counts; none when no tool has a word for it."""
         found: dict[str, float] = {}
-
-        def add(term: str, weight: float) -> None:
-            found[term] = max(weight, found.get(term, 0.0))
-
         for term, weight in part.items():
-            add(term, weight)
-            for other in SUBSTITUTES.get(term, ()):
-                add(other, weight * SUBSTITUTE)
-            if len(term) > 3 and not any(name in among for name in self._postings.get(term, ())):
-                for other in self._postings:
-                    if _alike(term, other):
-                        add(other, weight * ALIKE)
+            for other in (term, *SUBSTITUTES.get(term, ())):
+                counts = weight if other == term else weight * SUBSTITUTE
+                if counts > found.get(other, 0.0) and any(name in among for name in self._postings.get(other, ())):
+                    found[other] = counts
         return found
+
+    def _alike(self, part: Mapping[str, float]) -> dict[str, float]:
+        """The terms that are nearly those of a part: a slip of the key, or a longer word."""
+        return {
+            other: weight * ALIKE
+            for term, weight in part.items()
+            if len(term) > 3
+            for other in self._postings
+            if _alike(term, other)
+        }
 
 
 class ToolSearch:
@@ -233,7 +246,7 @@ def parts_of(query: str) -> list[dict[str, float]]:
             parts.append(dict.fromkeys(ASKED[word], QUESTION))
         elif word not in STOP:
             parts.append({stem(word): 1.0})
-    return [part for i, part in enumerate(parts) if part not in parts[:i]]
+    return [part for i, part in enumerate(parts[: 2 * PARTS]) if part not in parts[:i]][:PARTS]
 
 
 def _same(known: Tool, tool: Tool) -> bool:
@@ -241,7 +254,7 @@ def _same(known: Tool, tool: Tool) -> bool:
 
 
 def _is_pattern(wanted: str) -> bool:
-    return len(wanted.split()) == 1 and ("*" in wanted or "?" in wanted[:-1])
+    return len(wanted) <= PATTERN and len(wanted.split()) == 1 and ("*" in wanted or "?" in wanted[:-1])
 
 
 def _is_named(name: str, pattern: str) -> bool:

@@ -187,3 +187,10 @@ def test_a_question_comes_apart() -> None:
     assert parts_of("PR") == [{"pull": 1.0}, {"request": 1.0}]
     assert parts_of("who") == [{"user": 0.3, "member": 0.3}]
     assert len(parts_of("take the label off")) == 2
+
+
+def test_an_endless_question_is_looked_up_in_part() -> None:
+    """Whoever asks with a thousand words, or a pattern of a thousand stars, gets an answer of the first of them."""
+    assert len(parts_of(" ".join(f"w{i}" for i in range(1000)))) == search.PARTS
+    assert found("forecast " + " ".join(f"{i:x}zz" for i in range(100_000, 101_000)))[0] == "weather.forecast"
+    assert found("*a" * 1000) == []
