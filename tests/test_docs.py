@@ -148,6 +148,11 @@ def test_project_files_in_the_docs_are_right(document: str, tmp_path: Path) -> N
         assert not target.exists(), f"{each.where}: {name[1]} stands twice in {document}"
         target.write_text(each.text)
         secrets |= dict.fromkeys(re.findall(r"secrets\.(\w+)", each.text), "k")
+        for file in re.findall(
+            r"^ +(?:- )?file: \"?([\w./-]+)", each.text, re.MULTILINE
+        ):  # shown, and none of the document's
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch() if not file.endswith("/") else (tmp_path / file).mkdir(exist_ok=True)
     if not (tmp_path / "agentmesh.yaml").exists():
         (tmp_path / "agentmesh.yaml").write_text("name: documentation\n")
     load_mesh(tmp_path, Secrets(secrets))
@@ -243,7 +248,17 @@ def test_every_policy_effect_has_a_heading(effect: str) -> None:
 
 FILE_MODELS: list[type[BaseModel]] = [
     *(mesh.MeshFile, mesh.A2aSettings, model.Model, model.Deploy, model.Price, model.Replicas),
-    *(server_file.ServerFile, tool.ToolSpec, tool.Annotations),
+    *(
+        server_file.ServerFile,
+        tool.ToolSpec,
+        tool.Annotations,
+        tool.Execution,
+        tool.Elicit,
+        mesh.Peer,
+        mesh.McpSettings,
+    ),
+    *(server_file.Upstream, server_file.OAuth, server_file.OpenApi, server_file.Operation, server_file.ResourceSpec),
+    *(server_file.PromptSpec, server_file.PromptArgumentSpec, server_file.PromptMessageSpec),
     *(workflow.Workflow, workflow.Step, workflow.LlmSpec, workflow.Validator, workflow.Retry_, workflow.AgentSpec),
     *(workflow.MapSpec, workflow.Case, workflow.Schedule, workflow.A2aTrigger, workflow.McpTrigger, workflow.Triggers),
     *(
@@ -261,8 +276,8 @@ FILE_MODELS: list[type[BaseModel]] = [
 
 @pytest.mark.parametrize("kind", FILE_MODELS, ids=lambda kind: kind.__name__)
 def test_every_key_of_a_project_file_is_described(kind: type[BaseModel]) -> None:
-    """A key that a file may have stands in docs/project-files.md or docs/language.md: described, or said to be not built yet."""
-    text = (ROOT / "docs" / "project-files.md").read_text() + (ROOT / "docs" / "language.md").read_text()
+    """A key that a file may have stands in project-files.md, language.md or resources.md: described, or said to be not built yet."""
+    text = "".join((ROOT / "docs" / f"{page}.md").read_text() for page in ("project-files", "language", "resources"))
     keys = {field.alias or name for name, field in kind.model_fields.items()}
     missing = {key for key in keys if not re.search(rf"`[^`\n]*\b{re.escape(key)}\b[^`\n]*`", text)}
     assert not missing, f"docs/project-files.md does not mention {', '.join(sorted(missing))} of {kind.__name__}"

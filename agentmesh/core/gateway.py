@@ -114,6 +114,10 @@ class GatewayChecker(Checker):
     def oauth(self, path: Path, spec: OAuth) -> None:
         if spec.client_key is not None and spec.client_id is None:
             self.fault((*path, "client_key"), "'client_id' is missing: whose key is this?", key=True)
+        if spec.issuer is not None:
+            self.address((*path, "issuer"), spec.issuer)
+            if spec.client_id is None:
+                self.fault((*path, "issuer"), "'client_id' is missing: the issuer says whom it belongs to", key=True)
         if spec.flow == "client_credentials" and not self.damaged(path):
             for name in ("client_id", "client_key"):
                 if getattr(spec, name) is None and (name == "client_id" or spec.client_id is not None):
