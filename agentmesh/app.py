@@ -320,7 +320,8 @@ def _withdraw(settings: Settings) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; ServeError says what to do when the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named asyncio sets TCP_NODELAY on what it accepts; else a head waits for its body's acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host.strip("[]"), port))

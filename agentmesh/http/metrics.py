@@ -14,7 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from agentmesh.core.policy import Action
 from agentmesh.engine import Engine
+from agentmesh.engine.guard import Guard
 from agentmesh.engine.meter import SECONDS, Timings
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -29,6 +31,8 @@ def metrics_routes(engine: Callable[[], Engine | None], *, started: float | None
     async def metrics(request: Request) -> Response:
         wanted = "application/openmetrics-text" in request.headers.get("accept", "")
         built = engine()
+        if built is not None:  # it names tools, which a policy may keep from whoever asks
+            Guard(built.mesh).authorize(request.state.principal, Action("admin.read", "metrics"))
         families = () if built is None else built.meter.families()
         lines = [line for family in families for line in family_lines(family)]
         lines += process_lines(began, open_metrics=wanted)
