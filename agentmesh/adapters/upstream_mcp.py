@@ -313,7 +313,8 @@ class UpstreamMcp:
             try:
                 return await self._sent(method, params, principal, caller, again, timeout, headers)
             except MeshError:
-                if attempt.refusal is None:
+                # The connection may have found out in its own task that the login has ended.
+                if attempt.refusal is None and await self._oauth.token(principal) is not None:
                     raise
         # 401 and 403 say that it was not done, so it may be sent once more when there is another token.
         await self._oauth.require(principal, caller, after=attempt)
@@ -468,8 +469,14 @@ class UpstreamMcp:
             self._watch.heard(uri)
 
     def _logged_in(self, principal: Principal) -> None:
-        if self._tasks is not None:
-            self._lister = self._tie(principal) if self._lister is None else self._lister
+        if self._tasks is None:
+            return
+        tie = self._tie(principal)
+        tie.link.hurry()
+        self._lister = self._lister or tie
+        if self._lister is tie:
+            for what in LISTS.values():
+                self._watch.stale(what)  # what was refused to the login of before may be listed now
 
     async def _first_user(self) -> None:
         assert self._oauth is not None

@@ -48,6 +48,8 @@ class LinkPace:
     """A connection that lived this long begins again with `backoff`."""
     again: float = 0.2
     """Between two attempts at least, however urgent a call is."""
+    older: bool = False
+    """Begin with `initialize`: the upstream is known to be of the older era."""
 
 
 class Link:
@@ -78,7 +80,7 @@ class Link:
         self._served = False
         self._urgent = anyio.Event()
         self._lost = anyio.Event()
-        self._legacy = False
+        self._legacy = pace.older
         """The upstream ended when it was asked `server/discover`: it is not asked again."""
         self.state: Literal["connecting", "ready", "failed"] = "connecting"
         self.detail = "connecting"
@@ -94,6 +96,10 @@ class Link:
             if self._session is not None:
                 return self._session
         raise NotSent(f"{self._name} cannot be reached now: {self.detail}", after=1.0)
+
+    def hurry(self) -> None:
+        """Has the next attempt to connect made soon."""
+        self._urgent.set()
 
     @property
     def ready(self) -> Session | None:

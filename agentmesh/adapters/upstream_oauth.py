@@ -178,7 +178,10 @@ class UpstreamOAuth:
                 return current
             if not self.per_user:
                 return await self._of_the_mesh(current or stale)
-            if current is None or current.refresh_token is None:
+            if current is None:
+                return None
+            if current.refresh_token is None:
+                await self._drop(who)  # or whoever calls next would be taken for logged in
                 return None
             return await self._refreshed(who, current)
 
