@@ -71,8 +71,13 @@ def stamp_of(folder: Path) -> Stamp:
 
 
 async def on_hangup(read_again: Callable[[], Awaitable[object]], stop: Callable[[], None]) -> None:
-    """On SIGHUP reads the files again; where it says that the terminal of this process has gone, stops instead. Never returns."""
-    had_terminal = sys.stdin is not None and sys.stdin.isatty()
+    """On SIGHUP reads the files again; where it says that the terminal of this process has gone, stops instead. Never returns.
+
+    Under `nohup` it never stops.
+    """
+    had_terminal = (
+        sys.stdin is not None and sys.stdin.isatty() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    )
     with anyio.open_signal_receiver(signal.SIGHUP) as signals:
         async for _ in signals:
             if had_terminal and not _has_terminal():

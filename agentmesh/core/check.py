@@ -19,7 +19,7 @@ from agentmesh.core.checker import NOT_BUILT, Checker, Function, World
 from agentmesh.core.cycle import endless
 from agentmesh.core.document import Document, Path
 from agentmesh.core.flow import FlowChecker
-from agentmesh.core.foreign import may_mean_foreign, with_foreign
+from agentmesh.core.foreign import may_mean_foreign, sources_of, with_foreign
 from agentmesh.core.inference import closest
 from agentmesh.core.mesh import Mesh, MeshFile, offered_name
 from agentmesh.core.model import Model
@@ -117,6 +117,7 @@ def _declared(project: Project) -> Mapping[str, frozenset[str]]:
 def _unique(project: Project, world: World) -> None:
     """Names that two files claim."""
     seen: dict[tuple[str, str], tuple[Document, Path]] = {}
+    others = sources_of(world.mesh)
 
     def claim(kind: str, name: str, source: Source[Any], path: Path, *, key: bool = False) -> None:
         first, where = seen.setdefault((kind, name), (source.document, path))
@@ -125,7 +126,16 @@ def _unique(project: Project, world: World) -> None:
                 source.document.fault(path, f"the {kind} {name!r} stands in {first.file} already", key=key)
             )
 
+    def bare(name: str, source: Source[Any], path: Path) -> None:
+        prefix, dot, _ = name.partition(".")
+        if dot and prefix in others:
+            said = f"{name!r} would hide what {prefix} offers, whose names begin so: take another name"
+            world.faults.append(source.document.fault(path, said, key=True))
+
     for server in project.servers:
+        for kind, names in (("tools", server.value.tools), ("prompts", server.value.prompts)):
+            for name in () if server.value.prefix else names:
+                bare(name, server, (kind, name))
         claim("server", server.value.name, server, ("name",))
         for tool in server.value.tools:
             claim("tool", offered_name(server.value, tool), server, ("tools", tool), key=True)
@@ -141,6 +151,7 @@ def _unique(project: Project, world: World) -> None:
         claim("workflow", value.name, workflow, ("name",))
         if value.on.mcp is not None:
             claim("tool", value.on.mcp.name or value.name, workflow, ("on", "mcp"), key=True)
+            bare(value.on.mcp.name or value.name, workflow, ("on", "mcp"))
         if value.on.a2a is not None:
             claim("skill", value.on.a2a.skill or value.name, workflow, ("on", "a2a"), key=True)
 

@@ -444,6 +444,21 @@ def test_what_a_model_said_reaches_no_tool_of_somebody_else_that_writes(tmp_path
     assert faults(tmp_path, {"servers/github.yaml": GITHUB, **flow(steps.format("search_issues"))}, SECRETS) == []
 
 
+def test_nothing_of_the_meshs_own_hides_what_others_serve(tmp_path: Path) -> None:
+    """A bare name, or a workflow's, that begins as theirs do."""
+    bare = "name: x\nprefix: false\ntools: {github.search_x: {description: T, workflow: w}}\n"
+    files = {
+        "servers/github.yaml": GITHUB,
+        "servers/x.yaml": bare,
+        **flow("- {id: a, set: 1}", head="on: {mcp: {name: github.flow}}\n"),
+    }
+    found = faults(tmp_path, files, SECRETS)
+    assert [(f.file, f.message) for f in found] == [
+        ("servers/x.yaml", "'github.search_x' would hide what github offers, whose names begin so: take another name"),
+        ("workflows/w.yaml", "'github.flow' would hide what github offers, whose names begin so: take another name"),
+    ]
+
+
 def test_names_of_peers_and_servers_are_one_kind(tmp_path: Path) -> None:
     """Both begin the names of tools."""
     peers = "agents: {desk: {card: 'https://b'}, Big: {card: b}}\nmcp: {pin: [dsk.*], task_ttl: soon}\n"
