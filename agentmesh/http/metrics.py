@@ -21,6 +21,8 @@ from agentmesh.engine.meter import SECONDS, Timings
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+METRICS = "resource:mesh://metrics"
+"""What policies name it by."""
 _BOUNDS = [*(f"{bound:g}" for bound in SECONDS), "+Inf"]
 
 
@@ -32,7 +34,7 @@ def metrics_routes(engine: Callable[[], Engine | None], *, started: float | None
         wanted = "application/openmetrics-text" in request.headers.get("accept", "")
         built = engine()
         if built is not None:  # it names tools, which a policy may keep from whoever asks
-            Guard(built.mesh).authorize(request.state.principal, Action("admin.read", "metrics"))
+            Guard(built.mesh).authorize(request.state.principal, Action("admin.read", METRICS))
         families = () if built is None else built.meter.families()
         lines = [line for family in families for line in family_lines(family)]
         lines += process_lines(began, open_metrics=wanted)

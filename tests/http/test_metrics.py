@@ -113,10 +113,10 @@ def test_a_path_belongs_to_one_part(path: str, route: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "status"), [(Rule(allow="admin.read", on=["metrics"]), 200), (Rule(allow="tools.*"), 403)]
+    ("rule", "status"), [(Rule(allow="admin.read", on=["resource:mesh://metrics"]), 200), (Rule(allow="tools.*"), 403)]
 )
 async def test_policies_decide_who_sees_it(rule: Rule, status: int) -> None:
-    """Names of tools stand in it, so that it needs `admin.read` on `metrics` once there is a policy."""
+    """Names of tools stand in it, so that it needs `admin.read` on `resource:mesh://metrics` once there is a policy."""
     async with client(rule) as (http, _):
         assert (await http.get("/metrics")).status_code == status
 
