@@ -21,6 +21,7 @@ PEERS: dict[str, tuple[str, ...]] = {
     "mcp-server-git": ("mcp-server-git==2026.10.19",),
     "excel-mcp-server": ("excel-mcp-server==2.2.2",),
     "workspace-mcp": ("workspace-mcp==2.2.1",),
+    "office-word-mcp-server": ("office-word-mcp-server==1.1.11",),
 }  # fmt: skip
 """What each peer is measured with; the packages below these are pip's choice and stand in the result."""
 MCP_PEERS: dict[str, tuple[str, ...]] = {

@@ -69,8 +69,11 @@ SERVERS = {
     "excel": Real("excel-mcp-server", "2.2.2", "excel-mcp-server", ("stdio",)),
 }  # fmt: skip
 """By the name that a mesh would offer them under."""
-FRESH = {"workspace": Real("workspace-mcp", "2.2.1", "workspace-mcp", (), GOOGLE)}
-"""A server that the ranking was never tuned on."""
+FRESH = {
+    "workspace": Real("workspace-mcp", "2.2.1", "workspace-mcp", (), GOOGLE),
+    "word": Real("office-word-mcp-server", "1.1.11", "word_mcp_server"),
+}
+"""Servers that the ranking was never tuned on."""
 
 
 def definitions(servers: dict[str, Real]) -> dict[str, list[dict[str, Any]]]:
