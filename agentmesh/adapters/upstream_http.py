@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -135,11 +136,9 @@ class PlainHttp:
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, again: bool
     ) -> AsyncIterator[HttpAnswer]:
-        where = urlsplit(url)
-        request = _request(method, where.path or "/", where.query, where.netloc, headers, body)
-        connection, status, head = await self._answered(
-            where.netloc, where.hostname or "", where.port or 80, request, again
-        )
+        key, host, port, target = _where(url)
+        request = _request(method, target, key, headers, body)
+        connection, status, head = await self._answered(key, host, port, request, again)
         answer = _Answer(status, head, connection.reader)
         try:
             yield answer
@@ -150,7 +149,8 @@ class PlainHttp:
         if answer.complete or chunked or head.get("content-length") == "0":
             connection.used, connection.until = True, time.monotonic() + IDLE
             connection.rest = None if answer.complete or not chunked else answer
-            self._idle.setdefault(where.netloc, []).append(connection)
+            self._idle.setdefault(key, []).append(connection)
+            self.tidy()
         else:
             connection.writer.close()
 
@@ -172,6 +172,13 @@ class PlainHttp:
             except BaseException:
                 connection.writer.close()
                 raise
+
+    def tidy(self) -> None:
+        """Closes connections that were idle for too long; the oldest stand first."""
+        now = time.monotonic()
+        for idle in self._idle.values():
+            while idle and idle[0].until < now:
+                idle.pop(0).writer.close()
 
     async def _drained(self, connection: _Connection) -> bool:
         """Whether the stream that was on it has come to its end, which was on its way when its answer was read."""
@@ -209,8 +216,15 @@ class PlainHttp:
             raise Unreachable(f"{key} does not accept connections") from error
 
 
-def _request(method: str, path: str, query: str, host: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
-    target = f"{path}?{query}" if query else path
+@lru_cache(1024)
+def _where(url: str) -> tuple[str, str, int, str]:
+    """(authority, host, port, target) of an address."""
+    parts = urlsplit(url)
+    path = parts.path or "/"
+    return parts.netloc, parts.hostname or "", parts.port or 80, f"{path}?{parts.query}" if parts.query else path
+
+
+def _request(method: str, target: str, host: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
     fields = [f"{method} {target} HTTP/1.1", f"host: {host}"]
     if body is not None:
         fields.append(f"content-length: {len(body)}")

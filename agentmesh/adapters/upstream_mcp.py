@@ -74,6 +74,7 @@ class _Tie:
 
     link: Link
     principal: Principal | None
+    http: Http | None = None
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     busy: int = 0
     used: float = 0.0
@@ -396,10 +397,10 @@ class UpstreamMcp:
             if len(self._ties) >= USERS:
                 self._untie(min((t for t in self._ties.values() if not t.busy), key=lambda t: t.used, default=None))
             http = self._http(principal)
-            tie = _Tie(self._link(principal, http), principal, used=anyio.current_time())
+            tie = _Tie(self._link(principal, http), principal, http, used=anyio.current_time())
             self._ties[whose] = tie
             self._lister = self._lister or tie
-            self._tasks.start_soon(self._run, tie, http)
+            self._tasks.start_soon(self._run, tie)
         return tie
 
     def _untie(self, tie: _Tie | None) -> None:
@@ -409,14 +410,14 @@ class UpstreamMcp:
             if self._lister is tie:
                 self._lister = next(iter(self._ties.values()), None)
 
-    async def _run(self, tie: _Tie, http: Http | None) -> None:
+    async def _run(self, tie: _Tie) -> None:
         try:
             with tie.scope:
                 await tie.link.run()
         finally:
-            if http is not None:
+            if tie.http is not None:
                 with anyio.CancelScope(shield=True):
-                    await http.aclose()
+                    await tie.http.aclose()
 
     def _http(self, principal: Principal | None) -> Http | None:
         if self._spec.url is None:
@@ -491,5 +492,7 @@ class UpstreamMcp:
             self._talks.sweep()
             before = anyio.current_time() - IDLE
             for tie in list(self._ties.values()):
+                if isinstance(tie.http, PlainHttp):
+                    tie.http.tidy()
                 if tie.principal is not None and tie is not self._lister and not tie.busy and tie.used < before:
                     self._untie(tie)
