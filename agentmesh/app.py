@@ -150,12 +150,13 @@ async def open_app(
         exception_handlers=HANDLERS,
     )
     deployed = mesh.file.models if settings.models else {}
+    on_ray = settings.models and runs_on_ray(mesh.workflows.values())
     async with (
         store_of(settings, mesh, clock) as store,
         ModelChild(
             settings.folder, deployed, keep_models=settings.keep_models, grace=settings.child_grace,
             ray_address=settings.ray_address, clock=clock,
-            tasks=settings.models and runs_on_ray(mesh.workflows.values()),
+            tasks=on_ray,
             guest=settings.state_folder != settings.folder / ".agentmesh",
         ) as child,
         OpenAiHttp(mesh.file.models, child, model_wait=settings.limits.model_wait) as endpoints,
@@ -178,7 +179,7 @@ async def open_app(
         )  # fmt: skip
         engine.reload.load = lambda: load_mesh(settings.folder, settings.secrets)
         engine.reload.sources = sources.replace
-        engine.reload.look = lambda new: _webhook_trouble(new, settings)
+        engine.reload.look = lambda new: _trouble(new, settings, on_ray=on_ray)
         await work.start(engine.worker.run)
         await tasks.start(engine.scheduler.run)
         tasks.start_soon(edges, engine)
@@ -202,13 +203,16 @@ async def open_app(
             tasks.cancel_scope.cancel()
 
 
-def _webhook_trouble(mesh: Mesh, settings: Settings) -> list[str]:
-    """Why the webhooks of a mesh cannot be served."""
+def _trouble(mesh: Mesh, settings: Settings, *, on_ray: bool) -> list[str]:
+    """Why this process cannot serve other files than it began with. `on_ray`: whether its child takes steps `on: ray`."""
+    found = []
     try:
         webhooks_of(mesh, settings.secrets.values)
     except MeshError as error:
-        return [error.message]
-    return []
+        found.append(error.message)
+    if settings.models and not on_ray and runs_on_ray(mesh.workflows.values()):
+        found.append("a step says `on: ray`, and there is no Ray for steps before the next start: restart to serve these files")
+    return found
 
 
 def store_of(settings: Settings, mesh: Mesh, clock: Callable[[], float] = time.time) -> Store:
