@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
 
+from agentmesh.core.caller import InputRequired
 from agentmesh.core.tool import ToolResult
 from agentmesh.errors import MeshError, NotFound
 
@@ -97,7 +98,11 @@ class CallTimer:
 def _type_of(error: BaseException) -> str:
     if isinstance(error, MeshError):
         return error.code
-    return "failed" if isinstance(error, Exception) else CANCELLED  # or has to come again, which ends a call as well
+    if isinstance(
+        error, InputRequired
+    ):  # its client comes again with what is asked: no error, and a call of its own then
+        return ""
+    return "failed" if isinstance(error, Exception) else CANCELLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,7 @@ class Meter:
     clock: Callable[[], float] = time.perf_counter
     calls: Timings = field(
         default_factory=lambda: Timings(
-            "agentmesh.tool.call.duration", "Calls of tools, by every edge and by name.",
+            "agentmesh.tool.call.duration", "Calls of tools, by name and by the edge they came by.",
             "gen_ai.tool.name", "agentmesh.edge", "error.type",
         )
     )  # fmt: skip
@@ -125,7 +130,7 @@ class Meter:
     )  # fmt: skip
 
     def call(self, tool: str, edge: str) -> CallTimer:
-        """For `with`: one call of a tool. `edge`: who made it, `mcp`, `a2a`, `http`, `cli` and so on."""
+        """For `with`: one call of a tool. `edge`: by which edge it came, `mcp` or `api`."""
         return CallTimer(self.calls, tool, edge, self.clock)
 
     def families(self) -> tuple[Timings, ...]:

@@ -142,13 +142,14 @@ class Tools:
 
     async def begin(self, principal: Principal, call: ToolCall, *, source: str = "mcp") -> Run:
         """Starts the run that a call of such a tool is (see `is_run`); it is durable when this returns. Raises what `call` does."""
-        tool, spec, call = await self._let_through(principal, call)
-        workflow = None if tool.foreign else workflow_of_tool(tool, spec)
-        if workflow is None:
-            raise InvalidInput(f"tool {tool.name} answers while it is called; it cannot be a task")
-        definition = self._definitions.pin(workflow)
-        run, _ = await self._runs.begin(principal, definition, dict(call.arguments), key=call.key, source=source)
-        return run
+        with self._meter.call(call.name, source):
+            tool, spec, call = await self._let_through(principal, call)
+            workflow = None if tool.foreign else workflow_of_tool(tool, spec)
+            if workflow is None:
+                raise InvalidInput(f"tool {tool.name} answers while it is called; it cannot be a task")
+            definition = self._definitions.pin(workflow)
+            run, _ = await self._runs.begin(principal, definition, dict(call.arguments), key=call.key, source=source)
+            return run
 
     async def _let_through(self, principal: Principal, call: ToolCall) -> tuple[Tool, ToolSpec | None, ToolCall]:
         """The tool of a call that may be made, its arguments complete."""

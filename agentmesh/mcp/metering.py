@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
+from mcp_types import INVALID_PARAMS
 from pydantic import ValidationError
 
 from agentmesh.engine.meter import CANCELLED, OTHER, TOOL_ERROR, UNKNOWN, Meter
@@ -46,9 +46,9 @@ def metering(meter: Meter, tools: Tools) -> ServerMiddleware[Any]:
             raise
         finally:
             method = ctx.method if ctx.method in METHODS else OTHER
-            labels = (method, _tool(ctx, tools), ctx.protocol_version, kind)
-            if method != OTHER or kind != str(METHOD_NOT_FOUND):
-                meter.operations.record(labels, time.perf_counter() - began)
+            meter.operations.record(
+                (method, _tool(ctx, tools), ctx.protocol_version, kind), time.perf_counter() - began
+            )
 
     return measure
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from agentmesh.core.caller import InputRequired
 from agentmesh.core.tool import ToolResult
 from agentmesh.engine.meter import MOST, OTHER, SECONDS, TOOL_ERROR, Meter, Timings
 from agentmesh.errors import NotFound, PolicyDenied
@@ -46,6 +47,7 @@ def test_names_without_end_are_counted_together() -> None:
         (NotFound("no such"), ("unknown", "mcp", "not_found")),
         (ZeroDivisionError(), ("echo", "mcp", "failed")),
         (GeneratorExit(), ("echo", "mcp", "cancelled")),
+        (InputRequired({}), ("echo", "mcp", "")),
     ],
 )
 def test_a_call_is_counted_however_it_ends(error: BaseException | None, labels: tuple[str, ...]) -> None:
