@@ -33,7 +33,7 @@ from agentmesh.mcp.exchange import Exchange
 from agentmesh.mcp.fast import Fast
 from agentmesh.mcp.front import Front
 from agentmesh.mcp.greeting import greeting, instructions
-from agentmesh.mcp.listen import Hub
+from agentmesh.mcp.listen import STREAMS, STREAMS_OF_ONE, Hub
 from agentmesh.mcp.metering import metering
 from agentmesh.mcp.offered import Offered
 from agentmesh.mcp.state import Seals
@@ -82,6 +82,8 @@ def build_mcp(
     in_process: Principal | None = None,
     max_sessions: int = MAX_SESSIONS,
     session_idle_seconds: float = SESSION_IDLE_SECONDS,
+    max_streams: int = STREAMS,
+    max_streams_of_one: int = STREAMS_OF_ONE,
 ) -> McpEdge:
     """The MCP edge of a mesh. `in_process`: who calls when there is no HTTP request, else such calls are refused.
 
@@ -91,7 +93,7 @@ def build_mcp(
     mesh, limits = engine.mesh, settings.limits
     seals = Seals(keys or (os.urandom(32),), mesh=mesh.name, clock=engine.clock)
     exchange = Exchange(seals, depth=limits.json_depth, in_process=in_process)
-    hub = Hub(engine, sessions_of_one=max(1, max_sessions // 2))
+    hub = Hub(engine, streams=max_streams, streams_of_one=max_streams_of_one, sessions_of_one=max(1, max_sessions // 2))
     calls, offered = Calls(engine, exchange), Offered(engine, exchange, hub)
     hub.tasks = calls.tasks
     kept = CacheHint(ttl_ms=LIST_TTL_MS, scope="private")
