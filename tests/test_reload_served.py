@@ -10,9 +10,14 @@ from typing import Any
 
 import anyio
 import httpx
+import httpx2
 import pytest
+from mcp import Client
 
 from tests.faults.served import Served
+from tests.mcp.conftest import LEGACY
+from tests.mcp.everything import Modern
+from tests.mcp.test_wire import BOTH
 
 pytestmark = pytest.mark.anyio
 CALLERS = 50
@@ -116,6 +121,38 @@ async def test_no_call_fails_while_files_change(tmp_path: Path) -> None:
                         assert [tool["name"] for tool in listed] == [f"desk.only_{round_}", "desk.pause", "flow"]
                     stop.set()
     assert calls > CALLERS * 3
+
+
+@pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
+async def test_clients_of_both_eras_are_told_and_go_on(tmp_path: Path) -> None:
+    """A session of the older era, and a listen stream, hear that the tools are others; the same session calls a new one."""
+    write(tmp_path, 0)
+    told = anyio.Event()
+
+    async def hear(message: Any) -> None:
+        if type(message).__name__ == "ToolListChangedNotification":
+            told.set()
+
+    with Served(tmp_path) as server:
+        server.start()
+        url = f"{server.http.base_url}/mcp".replace("//mcp", "/mcp")
+        with anyio.fail_after(60):
+            async with (
+                Client(url, mode=LEGACY, message_handler=hear) as older,
+                httpx2.AsyncClient(
+                    base_url=url, headers=BOTH, timeout=20, follow_redirects=True, trust_env=False
+                ) as http,
+                Modern(http).listening({"toolsListChanged": True}) as events,
+            ):
+                assert (await anext(events))["method"] == "notifications/subscriptions/acknowledged"
+                assert "desk.only_1" not in [tool.name for tool in (await older.list_tools()).tools]
+                write(tmp_path, 1)
+                os.kill(server.process.pid, signal.SIGHUP)
+                assert (await anext(events))["method"] == "notifications/tools/list_changed"
+                with anyio.fail_after(5):
+                    await told.wait()
+                assert "desk.only_1" in [tool.name for tool in (await older.list_tools()).tools]
+                assert not (await older.call_tool("desk.only_1", {})).is_error
 
 
 async def until(client: httpx.AsyncClient, holds: Any) -> None:
