@@ -221,6 +221,8 @@ class Session:
         exchange = exchange or self._only()
         if method not in METHODS or self.modern:
             await self._reply(ident, _refusal(METHOD_NOT_FOUND, f"{method} is nothing that this client answers"))
+        elif exchange is None and method == ROOTS:
+            await self._reply(ident, {"result": {"roots": []}})  # the mesh itself has no folders to show
         elif exchange is None:
             why = "it cannot be told which call this belongs to, so nobody is asked; send it on that call's own stream"
             await self._reply(ident, _refusal(METHOD_NOT_FOUND, why))
