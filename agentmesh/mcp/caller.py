@@ -169,7 +169,10 @@ class _EdgeCaller:
     async def answer(self, question: Question) -> Reply | None:
         request = InputRequest(ELICITATION, to_elicitation(question, self._ctx.protocol_version))
         key = key_of(question)
-        answers = await self.ask({key: request})
+        try:
+            answers = await self.ask({key: request})
+        except Expired:  # the question stays open, for whoever else may answer it
+            return None
         return from_elicitation(question, answers[key])
 
     def _require(self, requests: Mapping[str, InputRequest]) -> None:
@@ -289,7 +292,10 @@ async def caller_of(
     async def forward() -> None:
         with notices.receive:
             async for send in notices.receive:
-                await send()
+                try:
+                    await send()
+                except Exception:  # what a function logged is no JSON, say: that is no reason to end its call
+                    log.exception("a notice of %s could not be sent", ctx.method)
 
     failure: BaseException | None = None
     async with anyio.create_task_group() as group:

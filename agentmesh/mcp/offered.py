@@ -88,12 +88,16 @@ class Offered:
         try:
             return await self._exchange.serve(ctx, principal, uri, {}, read)
         except NotFound as error:
-            code = INVALID_PARAMS if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS else NO_RESOURCE
-            raise MCPError(code, error.message, {"code": error.code, **error.data, "uri": uri}) from error
+            raise _no_resource(error, uri, ctx.protocol_version) from error
 
     @_reporting
     async def subscribe(self, ctx: ServerRequestContext[Any], params: SubscribeRequestParams) -> Any:
-        await self._hub.subscribe(ctx, self._exchange.principal(ctx), str(params.uri))
+        uri = str(params.uri)
+        check_arguments({"uri": uri}, self._exchange.depth)
+        try:
+            await self._hub.subscribe(ctx, self._exchange.principal(ctx), uri)
+        except NotFound as error:
+            raise _no_resource(error, uri, ctx.protocol_version) from error
         return {}
 
     @_reporting
@@ -143,6 +147,11 @@ class Offered:
     async def set_level(self, ctx: ServerRequestContext[Any], params: SetLevelRequestParams) -> Any:
         set_level(ctx, params.level)
         return {}
+
+
+def _no_resource(error: NotFound, uri: str, version: str) -> MCPError:
+    code = INVALID_PARAMS if version in MODERN_PROTOCOL_VERSIONS else NO_RESOURCE
+    return MCPError(code, error.message, {"code": error.code, **error.data, "uri": uri})
 
 
 def to_resource(resource: Resource, version: str) -> dict[str, Any]:

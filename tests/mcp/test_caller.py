@@ -18,7 +18,10 @@ from mcp_types import (
     TextContent,
 )
 
-from tests.mcp.conftest import LEGACY, MODERN
+from agentmesh.core.context import Context
+from agentmesh.mcp.caller import NOTICES
+from tests.engine import meshes
+from tests.mcp.conftest import LEGACY, MODERN, mcp_server
 from tests.mcp.everything import ANSWERS, everything, modern_client
 from tests.requirements import covers
 
@@ -223,3 +226,51 @@ async def test_a_client_that_refuses_is_the_tools_failure() -> None:
         assert result.is_error
         assert "refused elicitation/create" in result.content[0].text  # type: ignore[union-attr]
         assert not (await client.call_tool("test_simple_text", {})).is_error
+
+
+class _Talks:
+    """Functions that say more than a client can read."""
+
+    @staticmethod
+    async def odd(ctx: Context) -> str:
+        ctx.log("info", object())
+        ctx.log("info", "fine")
+        return "done"
+
+    @staticmethod
+    async def much(ctx: Context) -> str:
+        for n in range(10_000):
+            ctx.progress(f"line {n}")
+            ctx.progress(done=5, total=10)
+        return "done"
+
+
+@pytest.mark.parametrize("era", [pytest.param(MODERN, id="2026"), pytest.param(LEGACY, id="2025")])
+async def test_what_a_function_tells_never_breaks_or_stops_its_call(era: str) -> None:
+    """A log that is no JSON is dropped; of ten thousand lines those are told that find room, and progress only grows."""
+    heard: list[Any] = []
+    told: list[float] = []
+
+    async def log(params: Any) -> None:
+        heard.append(params.data)
+
+    async def progress(done: float, total: float | None, message: str | None) -> None:
+        told.append(done)
+
+    tools = {name: {"description": "Talks.", "python": f"app:{name}"} for name in ("odd", "much")}
+    functions = {"app:odd": _Talks.odd, "app:much": _Talks.much}
+    async with (
+        meshes.serving(meshes.mesh(tools=tools), functions=functions) as engine,
+        mcp_server(engine) as url,
+        Client(url, mode=era, logging_callback=log) as client,
+    ):
+        result = await client.call_tool("desk.odd", {})
+        assert not result.is_error
+        result = await client.call_tool("desk.much", {}, progress_callback=progress)
+        assert not result.is_error
+        with anyio.fail_after(5):
+            while not told:
+                await anyio.lowlevel.checkpoint()
+    assert len(set(told)) == len(told)  # the client's callbacks may run in another order
+    assert 1 <= len(told) <= 2 * NOTICES
+    assert object not in [type(data) for data in heard]

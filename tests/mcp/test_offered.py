@@ -43,9 +43,10 @@ async def test_a_resource_that_is_not_there_is_an_error() -> None:
         error = (await m.post("resources/read", {"uri": "test://nothing"}))["error"]
         assert (error["code"], error["data"]["uri"]) == (-32602, "test://nothing")
         session = await opened(m.http)
-        read = legacy("resources/read", {"uri": "test://nothing"})
-        error = answer(await m.http.post("", json=read, headers=session))["error"]
-        assert (error["code"], error["data"]["uri"]) == (-32002, "test://nothing")
+        for method in ("resources/read", "resources/subscribe"):
+            asked = legacy(method, {"uri": "test://nothing"})
+            error = answer(await m.http.post("", json=asked, headers=session))["error"]
+            assert (error["code"], error["data"]["uri"]) == (-32002, "test://nothing")
 
 
 @pytest.mark.parametrize("era", ERAS)
