@@ -78,7 +78,11 @@ def unbounded_calls(patterns: Sequence[str], world: World, way_out: str = "") ->
 def _foreign_call(tool: Tool, way_out: str) -> str:
     """What to say of somebody else's tool that a model could call."""
     prefix, _, own = tool.name.partition(".")
-    reads = f"add {own} to `reads:` of server {prefix} if it changes nothing" if tool.server is not None else "it is a peer's skill"
+    reads = (
+        f"add {own} to `reads:` of server {prefix} if it changes nothing"
+        if tool.server is not None
+        else "it is a peer's skill"
+    )
     return (
         f"the model could call {tool.name!r}, which writes as far as is known here, with what it likes: {reads}; else call it in a"
         f" step of its own behind a check{way_out}"
@@ -270,6 +274,9 @@ class ActingCheck:
                 by = f"a model, asked by the tool {step.tool!r},"
                 taint = self._bounds(spec.llm.output, _marker(origin, step.id, by))
                 return _covered_by(spec.validate_, taint)
+            if step.tool in mesh.tools and mesh.tools[step.tool].by_agent:
+                by = f"an agent elsewhere, asked by {step.tool!r},"
+                return self._bounds(mesh.tools[step.tool].output_schema, _marker(origin, step.id, by))
         child = child_of(step, mesh)
         if child is not None:
             marks = fed

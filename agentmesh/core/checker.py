@@ -8,7 +8,7 @@ from typing import Any
 
 from agentmesh.core.document import Path, strings
 from agentmesh.core.expression import ExpressionError, check_expression, check_template, segments
-from agentmesh.core.foreign import may_mean_foreign
+from agentmesh.core.foreign import may_mean_foreign, sources_of
 from agentmesh.core.inference import DYN, STRING, Facts, JsonSchema, closest, describe, kinds, union
 from agentmesh.core.inference import field as field_of
 from agentmesh.core.mesh import Mesh, llm_output
@@ -62,6 +62,8 @@ class World:
         hint = closest(name, among)
         if name in among or name in self.names.get(kind, ()) or (kind in self.unsure and not hint):
             return None
+        if kind == "tools" and name.partition(".")[0] in sources_of(self.mesh):
+            return f"server {name.partition('.')[0]} does not offer {name!r}: add it to `expose` in its file"
         return f"unknown {kind.removesuffix('s')} {name!r}{hint or (_listing(among) if among else '')}"
 
 

@@ -69,6 +69,8 @@ def asks_model(workflow: Workflow, mesh: Mesh, seen: frozenset[str] = frozenset(
         spec = mesh.specs.get(step.tool or "")
         if spec is not None and spec.llm is not None:
             return True
+        if step.tool is not None and step.tool in mesh.tools and mesh.tools[step.tool].by_agent:
+            return True
     return False
 
 

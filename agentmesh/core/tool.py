@@ -102,6 +102,11 @@ class Tool:
         """Whether somebody else serves it: then what is said of it is not the operator's word."""
         return self.source.partition(":")[0] in FOREIGN
 
+    @property
+    def by_agent(self) -> bool:
+        """Whether an agent elsewhere answers: then what it says is as good as what a model says."""
+        return self.source.startswith("peer:")
+
 
 FOREIGN = ("upstream", "openapi", "peer")
 """What `Tool.source` begins with when a `core.source.Source` has the tool."""

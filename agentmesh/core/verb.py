@@ -63,7 +63,11 @@ class VerbChecker(OutputChecker):
             return DYN
         message = self.template((*at, "message"), scope.names, facts=scope.facts)
         if agent.peer is not None:
-            self.fault((*at, "peer"), f"calling peers is {NOT_BUILT}; `skill` names an agent of this mesh", key=True)
+            self.fault(
+                (*at, "peer"),
+                f"`peer` is {NOT_BUILT}; a peer's skill is a tool, `tool: {agent.peer}.SKILL`, and `skill` names an agent of this mesh",
+                key=True,
+            )
             return DYN
         skills = self.world.mesh.skills
         if agent.skill is None:

@@ -406,7 +406,10 @@ def agent(tools: str) -> str:
         ("- {id: a, tool: github.search_issues, with: {q: x}}", None),
         ("- {id: a, tool: billing.pay, with: {q: x}}", None),
         ("- {id: a, tool: githb.search_issues}", "unknown tool 'githb.search_issues'"),
-        ("- {id: a, tool: github.delete_repo}", "unknown tool 'github.delete_repo'"),
+        (
+            "- {id: a, tool: github.delete_repo}",
+            "server github does not offer 'github.delete_repo': add it to `expose` in its file",
+        ),
         (
             "- {id: a, tool: github.search_issues, validate: [{tool: {name: github.get_issue, passes: result.ok}}]}",
             None,
@@ -442,6 +445,17 @@ def test_what_a_model_said_reaches_no_tool_of_somebody_else_that_writes(tmp_path
     (found,) = faults(tmp_path, {"servers/github.yaml": GITHUB, **flow(steps.format("create_issue"))}, SECRETS)
     assert "nothing has checked it" in found.message
     assert faults(tmp_path, {"servers/github.yaml": GITHUB, **flow(steps.format("search_issues"))}, SECRETS) == []
+
+
+def test_what_an_agent_elsewhere_said_is_what_a_model_said(tmp_path: Path) -> None:
+    """Nobody knows who speaks there; with a check that names it, it may act."""
+    peers = {"agentmesh.yaml": MESH + "agents: {billing: {card: 'https://b.example.com/card.json'}}\n"}
+    asked = "- {id: said, tool: billing.ask, with: {q: x}CHECK}\n- {id: act, http: {method: POST, url: 'https://x.example.com', "
+    asked += "json: {a: '${{ steps.said.output.text }}'}}}"
+    (found,) = faults(tmp_path, peers | flow(asked.replace("CHECK", "")))
+    assert "an agent elsewhere, asked by 'billing.ask'," in found.message
+    checked = ", validate: [{ensure: output.text == 'yes'}]"
+    assert faults(tmp_path, peers | flow(asked.replace("CHECK", checked))) == []
 
 
 def test_nothing_of_the_meshs_own_hides_what_others_serve(tmp_path: Path) -> None:
