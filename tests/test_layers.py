@@ -51,7 +51,7 @@ ADDRESS: dict[str, tuple[tuple[str, ...], str]] = {
     "mcp": (("mcp/", "adapters/upstream_mcp", "adapters/upstream_oauth"), "MCP's types stop at its edge"),
     "mcp_types": (("mcp/", "adapters/upstream_mcp", "adapters/upstream_oauth"), "MCP's types stop at its edge"),
     "httpx2": (("mcp/", "adapters/upstream_mcp", "adapters/upstream_oauth"), "the MCP SDK's HTTP client does not leak past it"),
-    "a2a": (("a2a/", "adapters/upstream_a2a.py"), "A2A's types stop at its edge"),
+    "a2a": (("a2a/", "adapters/upstream_a2a"), "A2A's types stop at its edge"),
     "grpc": (("a2a/",), "gRPC is a binding of A2A"),
     "sqlalchemy": (("adapters/sql/",), "SQL stands in one folder, behind core's Store"),
     "alembic": (("adapters/sql/",), "SQL stands in one folder, behind core's Store"),

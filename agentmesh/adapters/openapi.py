@@ -22,6 +22,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from agentmesh.adapters.approvals import Approvals, same
+from agentmesh.adapters.looking import Looking
 from agentmesh.adapters.openapi_operation import READING, ApiOperation, Operations, read_operations
 from agentmesh.adapters.openapi_request import request_of, result_of
 from agentmesh.adapters.yaml_document import read_yaml
@@ -36,7 +37,7 @@ from agentmesh.core.source import Held, OnChange, SourceCall, SourceStatus
 from agentmesh.core.store import Store
 from agentmesh.core.tool import Tool, ToolResult
 from agentmesh.core.workflow import seconds
-from agentmesh.errors import Fail, InvalidInput, MeshError, NotFound, ProjectError, StepError
+from agentmesh.errors import Fail, InvalidInput, NotFound, ProjectError, StepError
 
 log = logging.getLogger("agentmesh.sources")
 
@@ -47,8 +48,6 @@ REFRESH: Final = 300.0
 """Seconds between two looks at an address; a server that says that nothing has changed (ETag) sends no document."""
 FILE_LOOK: Final = 5.0
 """Seconds between two looks at when a file was written."""
-FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 60.0
 _SECRET_NAMES: Final = ("auth", "key", "token", "secret", "cookie", "session")
 """In the name of a header whose value is shown nowhere."""
 SCOPE: Final = "openapi-document"
@@ -66,7 +65,7 @@ class OpenApiSource:
         """`folder`: the mesh's, in which a file of a document has to be."""
         assert server.openapi is not None
         self._server, self._spec = server, server.openapi
-        self._folder, self._store, self._http, self._clock, self._sleep = folder, store, http, clock, sleep
+        self._folder, self._store, self._http, self._clock = folder, store, http, clock
         self._headers = {name: fill_secrets(value, secrets) for name, value in self._spec.headers.items()}
         self._secret = [
             v for name, v in self._headers.items() if v != self._spec.headers[name] or "auth" in name.lower()
@@ -83,9 +82,10 @@ class OpenApiSource:
         self._tools: Mapping[str, Tool] = {}
         self._hearers: list[OnChange] = []
         self._etag, self._digest = "", ""
-        self._trouble, self._read = "", False
+        self._read = False
         self._group: TaskGroup | None = None
-        self.looked = anyio.Event()
+        self._looking = Looking(server.name, self._spec.document, sleep=sleep, secrets=self._secret)
+        self.looked = self._looking.looked
         """Set when the document was looked for once, with whatever success: for tests, and for who wants to wait."""
 
     async def __aenter__(self) -> Self:
@@ -132,10 +132,10 @@ class OpenApiSource:
         if self._refused:
             name, why = next(iter(self._refused.items()))
             left_out = f"{len(self._refused)} left out, such as {name}: {why}"
-        detail = "; ".join(filter(None, [self._trouble, left_out]))
+        detail = "; ".join(filter(None, [self._looking.trouble, left_out]))
         known = self._read or bool(self._tools)
         state: Literal["connecting", "ready", "failed"] = (
-            "ready" if known else "failed" if self._trouble else "connecting"
+            "ready" if known else "failed" if self._looking.trouble else "connecting"
         )
         return SourceStatus(
             self.name, "openapi", state, detail, tools=len(self._tools), held=len(self._approvals.held())
@@ -220,33 +220,12 @@ class OpenApiSource:
     # The document
 
     async def _keep(self) -> None:
-        """Looks at the document until the source is left. What goes wrong is said in `status`, and tried again."""
+        """Looks at the document until the source is left. What goes wrong is said in `status`."""
         remote = self._spec.document.startswith(("http://", "https://"))
-        pause = FIRST_PAUSE
         if remote:
-            try:
-                await self._recall()
-            except Exception as error:  # what an earlier release kept; the address has it anew
-                log.warning("%s: the document that was kept cannot be read: %s", self.name, error)
-        while True:
-            try:
-                await (self._fetch() if remote else self._look())
-                self._trouble, pause = "", FIRST_PAUSE
-                wait = REFRESH if remote else FILE_LOOK
-            except Exception as error:  # nobody's document may end the server
-                if isinstance(error, ProjectError):
-                    said = str(error.faults[0])
-                elif isinstance(error, MeshError):
-                    said = error.message
-                else:
-                    log.exception("%s: its document broke the reader", self.name)
-                    said = "it cannot be read; the log says why"
-                trouble = hide(f"{self._spec.document}: {said}", self._secret)
-                if trouble != self._trouble:
-                    log.warning("%s: %s", self.name, trouble)
-                self._trouble, wait, pause = trouble, pause, min(pause * 2, LONGEST_PAUSE)
-            self.looked.set()
-            await self._sleep(wait)
+            await self._looking.run(self._fetch, REFRESH, self._recall)
+        else:
+            await self._looking.run(self._look, FILE_LOOK)
 
     async def _recall(self) -> None:
         """The last document of the address, from the store."""
