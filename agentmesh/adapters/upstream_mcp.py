@@ -475,7 +475,7 @@ class UpstreamMcp:
         tie = self._tie(principal)
         tie.link.hurry()
         self._lister = self._lister or tie
-        if self._lister is tie:
+        if self._lister is tie and self._catalog.detail:
             for what in LISTS.values():
                 self._watch.stale(what)  # what was refused to the login of before may be listed now
 

@@ -10,23 +10,29 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import anyio
 import httpx2
-import mcp_types as types
-from mcp.client.client import Client
-from mcp.client.streamable_http import streamable_http_client
 
 from agentmesh.adapters.memory import MemoryStore
+from agentmesh.adapters.upstream_http import PlainHttp
+from agentmesh.adapters.upstream_mcp import UpstreamMcp
+from agentmesh.adapters.upstream_mcp_http import HttpWire
+from agentmesh.adapters.upstream_mcp_link import LinkPace
+from agentmesh.adapters.upstream_mcp_session import Exchange, Session, negotiate
 from agentmesh.adapters.upstream_oauth import UpstreamOAuth
 from agentmesh.adapters.vault import Vault
+from agentmesh.core.caller import ROOTS, SAMPLING, InputRequest, Method, NoCaller
 from agentmesh.core.policy import Principal
-from agentmesh.core.server_file import OAuth
-from agentmesh.errors import LoginRequired
+from agentmesh.core.server_file import OAuth, ServerFile, Upstream
+from agentmesh.core.source import SourceCall
+from agentmesh.core.tool import Tool
+from agentmesh.errors import Fail, MeshError
 
 USER = Principal()
 BASE_URL = "http://127.0.0.1:8080"
@@ -34,6 +40,8 @@ DOCUMENT = "https://conformance-test.local/client-metadata.json"
 """The harness's name for a client with a metadata document."""
 LOGINS = 6
 """How often the user goes to log in for one scenario; a client that asks more often has lost its way."""
+WAIT = 60.0
+"""Seconds for an answer, and for the tools to be listed: the harness plays all scenarios at once."""
 CALLS: Mapping[str, list[tuple[str, dict[str, Any]]]] = {
     "tools_call": [("add_numbers", {"a": 5, "b": 3})],
     "request-metadata": [("add_numbers", {"a": 5, "b": 3})],
@@ -50,8 +58,8 @@ CALLS: Mapping[str, list[tuple[str, dict[str, Any]]]] = {
 """What is called, after the tools were listed."""
 REFUSED_ON_PURPOSE = frozenset({"http-custom-headers", "http-invalid-tool-headers"})
 """Scenarios whose servers refuse some of the calls: the others are made all the same."""
-OLDER_SERVERS = frozenset({"json-schema-ref-no-deref"})
-"""Scenarios of the newer revision whose servers speak only the older ones."""
+UNLISTED = frozenset({"request-metadata", "http-standard-headers"})
+"""Scenarios whose servers do not list the tool that is to be called."""
 SAMPLES: Mapping[str, Any] = {
     "string": "x", "integer": 0, "number": 0, "boolean": False, "object": {}, "array": [], "null": None,
 }  # fmt: skip
@@ -109,30 +117,35 @@ def oauth_of(url: str, scenario: Scenario, store: MemoryStore) -> UpstreamOAuth:
     return UpstreamOAuth("upstream", url, spec, vault=vault, base_url=BASE_URL, client_document=DOCUMENT)
 
 
-class User:
-    """Whoever calls, and logs in when a call says that this is wanted."""
+class User(NoCaller):
+    """Whoever calls, as the mesh's adapters see them: logs in when asked to, and says to a form what it proposes."""
 
     def __init__(self, oauth: UpstreamOAuth) -> None:
         self._oauth = oauth
-        self._logins = 0
+        self.logins = 0
 
-    async def calls(self, what: Callable[[], Awaitable[Any]]) -> Any:
-        """Calls, logs in, and calls again."""
-        while True:
-            with self._oauth.attempt() as attempt:
-                try:
-                    return await what()
-                except Exception:
-                    refusal = attempt.refusal
-                    if refusal is None:
-                        raise
-            if not isinstance(refusal, LoginRequired) or self._logins >= LOGINS:
-                raise refusal
-            self._logins += 1
-            await self._log_in()
+    def can(self, method: Method) -> bool:
+        return True
 
-    async def _log_in(self) -> None:
+    async def ask(self, requests: Mapping[str, InputRequest]) -> Mapping[str, Mapping[str, Any]]:
+        return {key: await self._answer(request) for key, request in requests.items()}
+
+    async def _answer(self, request: InputRequest) -> Mapping[str, Any]:
+        if request.method == SAMPLING:
+            return {"role": "assistant", "content": {"type": "text", "text": ""}, "model": "none"}
+        if request.method == ROOTS:
+            return {"roots": []}
+        if request.params.get("mode") == "url":
+            await self.log_in()
+            return {"action": "accept"}
+        properties = request.params.get("requestedSchema", {}).get("properties", {})
+        return {"action": "accept", "content": {name: part.get("default", True) for name, part in properties.items()}}
+
+    async def log_in(self) -> None:
         """Out to the authorization server, which sends the browser back at once."""
+        self.logins += 1
+        if self.logins > LOGINS:
+            raise Fail("the user was sent to log in again and again")
         begun = await self._oauth.start(USER)
         async with httpx2.AsyncClient() as browser:
             response = await browser.get(begun.url)
@@ -140,50 +153,66 @@ class User:
         await self._oauth.finish(USER, dict(parse_qsl(back.query)), begun.browser)
 
 
-async def elicit(context: Any, params: Any) -> types.ElicitResult:
-    """Accepts what the form proposes, and says yes where it proposes nothing."""
-    properties = (getattr(params, "requested_schema", None) or {}).get("properties", {})
-    content = {name: part["default"] for name, part in properties.items() if "default" in part}
-    content |= {
-        name: True for name, part in properties.items() if name not in content and part.get("type") == "boolean"
-    }
-    return types.ElicitResult(action="accept", content=content)
-
-
-async def sampled(context: Any, params: Any) -> types.CreateMessageResult:
-    return types.CreateMessageResult(role="assistant", content=types.TextContent(type="text", text=""), model="none")
-
-
-async def roots(context: Any) -> types.ListRootsResult:
-    return types.ListRootsResult(roots=[])
-
-
 async def play(scenario: Scenario, url: str) -> None:
-    """Connects, lists the tools, calls those that the scenario wants called."""
-    older = scenario.revision < "2026-07-28" or scenario.name in OLDER_SERVERS
+    """Connects, has the tools listed, calls those that the scenario wants called."""
+    await (unlisted if scenario.name in UNLISTED else offered)(scenario, url)
+
+
+async def unlisted(scenario: Scenario, url: str) -> None:
+    """Calls what the server does not list, which no gateway would offer: by the session beneath it."""
+    user = User(oauth_of(url, scenario, MemoryStore()))
+    async with anyio.create_task_group() as tasks:
+        http = PlainHttp()
+        try:
+            session = Session("upstream", HttpWire("upstream", url, http, {}), tasks, lambda method, params: None)
+            try:
+                await negotiate(session, legacy=False, probe_time=WAIT)
+            except Fail:
+                await negotiate(session, legacy=False, probe_time=WAIT)  # a link connects again, too
+            await session.request("tools/list", {}, timeout=WAIT)
+            for name, arguments in CALLS[scenario.name]:
+                params = {"name": name, "arguments": arguments}
+                await session.request("tools/call", params, timeout=WAIT, exchange=Exchange(user))
+        finally:
+            await http.aclose()
+
+
+async def offered(scenario: Scenario, url: str) -> None:
+    """Calls what the upstream offers, as the mesh does."""
+    server = ServerFile(name="upstream", upstream=Upstream(url=url))
     async with MemoryStore() as store:
         oauth = oauth_of(url, scenario, store)
         user = User(oauth)
+        source = UpstreamMcp(
+            server, folder=Path.cwd(), store=store, oauth=oauth if scenario.authorizes else None,
+            pace=LinkPace(backoff=0.1, again=0.05, older=scenario.revision < "2026-07-28"),
+        )  # fmt: skip
+        async with source:
+            tools = await listed(source, oauth if scenario.authorizes and oauth.per_user else None, user)
+            for name, arguments in scenario.calls(
+                {tool.name.partition(".")[2]: tool.input_schema for tool in tools.values()}
+            ):
+                call = SourceCall(tools[f"upstream.{name}"], arguments, USER, caller=user, writes=False)
+                try:
+                    await source.call(call)
+                except MeshError as error:
+                    if scenario.name not in REFUSED_ON_PURPOSE:
+                        raise
+                    sys.stderr.write(f"{name}: {error}\n")
 
-        async def session() -> None:
-            auth = oauth.auth(USER) if scenario.authorizes else None
-            async with (
-                httpx2.AsyncClient(auth=auth, timeout=30) as http,
-                Client(
-                    streamable_http_client(url, http_client=http), mode="legacy" if older else "auto",
-                    elicitation_callback=elicit, sampling_callback=sampled, list_roots_callback=roots,
-                ) as client,
-            ):  # fmt: skip
-                listed = await user.calls(client.list_tools)
-                for name, arguments in scenario.calls({tool.name: tool.input_schema for tool in listed.tools}):
-                    try:
-                        await user.calls(lambda name=name, arguments=arguments: client.call_tool(name, arguments))
-                    except Exception as error:
-                        if scenario.name not in REFUSED_ON_PURPOSE:
-                            raise
-                        sys.stderr.write(f"{name}: {error}\n")
 
-        await user.calls(session)
+async def listed(source: UpstreamMcp, oauth: UpstreamOAuth | None, user: User) -> Mapping[str, Tool]:
+    """The upstream's tools; whoever waits for them logs in where that is wanted, as every caller does."""
+    with anyio.move_on_after(WAIT):
+        while not source.tools():
+            if oauth is not None:
+                await oauth.require(USER, user)
+            if user.logins and source.status().state == "failed":
+                break
+            await anyio.sleep(0.02)
+    if not source.tools():
+        raise Fail(f"no tools were listed: {source.status().detail}")
+    return source.tools()
 
 
 if __name__ == "__main__":

@@ -150,7 +150,8 @@ def client_legs() -> list[str]:
     faults: list[str] = []
     command = f"{sys.executable} -m tests.conformance.client"
     for revision, wanted in CLIENT.items():
-        output = harness(["client", "--command", command, "--requirements", revision])
+        # It plays all scenarios at once: on a few cores each of them starts slowly.
+        output = harness(["client", "--command", command, "--requirements", revision, "--timeout", "120000"])
         scored, _, others = counted(output)
         faults += told(f"client {revision}", scored, wanted, output)
         print(f"conformance client {revision}, not scored: {others.passed} passed, {others.failed} failed", flush=True)
