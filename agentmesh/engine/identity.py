@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from agentmesh.core.policy import Principal
 from agentmesh.core.run import Run
+
+_OPEN = Principal(subject="local", tenant="local", claims=MappingProxyType({}))
 
 
 def principal_for_open_server() -> Principal:
     """Who everybody is on a server that listens on loopback only and asks for no token."""
-    return Principal(subject="local", tenant="local")
+    return _OPEN
 
 
 def principal_for_cron(workflow: str, tenant: str = "local") -> Principal:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from agentmesh.http.auth import TARGET_BYTES
+from agentmesh.http.joined import Joined
 
 HEAD_SECONDS: Final = 20.0
 SPARE: Final = TARGET_BYTES + 1024
@@ -33,7 +34,7 @@ class Connection(HttpToolsProtocol):
         self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Joined(transport, self.loop))
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
