@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import anyio.to_thread
 from mcp.shared.inbound import mcp_param_headers, x_mcp_header_map
 
 from agentmesh.adapters import upstream_mcp_listing as listing
@@ -102,7 +104,8 @@ class Catalog:
         return bool(before != (self.resources, self.templates))
 
     async def _take_tools(self, items: Sequence[Mapping[str, Any]], *, modern: bool) -> bool:
-        offered, faults = listing.definitions(items, self._server, modern=modern)
+        look = partial(listing.definitions, items, self._server, modern=modern)
+        offered, faults = await anyio.to_thread.run_sync(look)
         for name, fault in faults.items():
             if self._faults.get(name) != fault:
                 log.warning("upstream %s: its tool %s is not offered: %s", self._server.name, name, fault)

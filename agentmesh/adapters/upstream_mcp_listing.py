@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import mcp_types as types
@@ -74,7 +75,10 @@ async def optional(session: Session, method: str, member: str, *, timeout: float
 def definitions(
     items: Iterable[Mapping[str, Any]], server: ServerFile, *, modern: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """(by the mesh's names the definitions of the tools to offer, and by their own names why others are not)."""
+    """(by the mesh's names the definitions of the tools to offer, and by their own names why others are not).
+
+    Takes milliseconds for each tool that was not seen before: call it in a thread.
+    """
     good: dict[str, dict[str, Any]] = {}
     faults: dict[str, str] = {}
     for item in items:
@@ -147,17 +151,25 @@ def _schema_fault(schema: Any) -> str | None:
     if not _shallow(schema, DEPTH):
         return f"is nested deeper than {DEPTH} levels"
     try:
-        if len(json.dumps(schema)) > SCHEMA_LIMIT:
-            return f"is longer than {SCHEMA_LIMIT // 1024} kB"
-        usable = usable_schema(schema)
-        for path, fault in schema_faults(usable):
+        text = json.dumps(schema)
+    except (ValueError, TypeError) as error:
+        return f"cannot be used: {str(error)[:200]}"
+    if len(text) > SCHEMA_LIMIT:
+        return f"is longer than {SCHEMA_LIMIT // 1024} kB"
+    return _text_fault(text)
+
+
+@lru_cache(4096)
+def _text_fault(text: str) -> str | None:
+    """What is wrong with a schema, by its text: looking takes milliseconds, and lists are looked at again and again."""
+    schema = json.loads(text)
+    try:
+        for path, fault in schema_faults(usable_schema(schema)):
             if "is no word of JSON Schema" not in fault:
                 return f"is no JSON Schema that can be used: {'.'.join(map(str, path)) or 'the whole'}: {fault}"
     except (ValueError, RecursionError, TypeError) as error:
         return f"cannot be used: {str(error)[:200]}"
-    if schema.get("type") != "object":
-        return "is not of type object"
-    return None
+    return None if schema.get("type") == "object" else "is not of type object"
 
 
 def usable_schema(schema: Mapping[str, Any]) -> dict[str, Any]:

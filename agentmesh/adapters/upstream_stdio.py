@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +43,8 @@ LOG_LINE: Final = 2000
 LOG_RATE: Final = 50.0
 """Lines of its stderr a second that are logged; further ones are counted."""
 MEMORY_EVERY: Final = 1.0
+STRAYS_EVERY: Final = 10
+"""Looks at the memory between two looks for processes that left their family."""
 STOP_TIME: Final = 2.0
 """Seconds to end by itself when its stdin is closed, and again when it is told to."""
 _HOLD = (
@@ -190,9 +192,12 @@ async def _watch_memory(spec: ChildSpec, process: anyio.abc.Process, wire: Stdio
     """Kills the child when its processes have more than they may."""
     if not PROC.exists():
         return
-    while True:
+    strays: set[int] = set()
+    for number in itertools.count():
         await anyio.sleep(MEMORY_EVERY)
-        held = await anyio.to_thread.run_sync(_memory, process.pid, spec.mark)
+        if number % STRAYS_EVERY == 0:  # reads of every process on the machine; a family is read in no time
+            strays = set(await anyio.to_thread.run_sync(marked, spec.mark))
+        held = _memory(process.pid, strays)
         if held > spec.memory:
             wire.end(
                 f"it had {held // 2**20} MiB of memory, more than the {spec.memory // 2**20} MiB of `memory` in its file"
@@ -201,20 +206,19 @@ async def _watch_memory(spec: ChildSpec, process: anyio.abc.Process, wire: Stdio
             await anyio.to_thread.run_sync(end_marked, spec.mark)
 
 
-def _memory(group: int, mark: str) -> int:
-    """Resident bytes of a process group and whoever left it. Blocking: reads a few files of /proc for each process."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    members = set(marked(mark))
-    for entry in os.scandir(PROC):
-        if entry.name.isdigit():
-            with suppress(OSError, ValueError, IndexError):
-                stat = Path(entry.path, "stat").read_text()
-                if int(stat[stat.rindex(")") + 2 :].split()[2]) == group:
-                    members.add(int(entry.name))
-    total = 0
-    for pid in members:
+def _memory(pid: int, strays: Iterable[int]) -> int:
+    """Resident bytes of a process, of its descendants, and of those that left the family."""
+    page, total = os.sysconf("SC_PAGE_SIZE"), 0
+    waiting, seen = [pid, *strays], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
         with suppress(OSError, ValueError, IndexError):
-            total += int((PROC / str(pid) / "statm").read_text().split()[1]) * page
+            total += int((PROC / str(one) / "statm").read_text().split()[1]) * page
+            for thread in os.scandir(PROC / str(one) / "task"):
+                waiting += map(int, Path(thread.path, "children").read_text().split())
     return total
 
 
