@@ -43,11 +43,12 @@ def oauth_routes(of_mesh: Callable[[], Logins | None]) -> list[Route]:
 
     async def start(request: Request) -> Response:
         """Sends a browser out to log in."""
-        name, logins = request.path_params["upstream"], the_logins()
-        if not _at_home(request.headers, logins.base_url):
-            # The browser comes back to the mesh's own address, and a cookie is kept for one name only.
-            return RedirectResponse(f"{logins.base_url}{PATH}/start/{name}", 303)
+        name = request.path_params["upstream"]
         try:
+            logins = the_logins()
+            if not _at_home(request.headers, logins.base_url):
+                # The browser comes back to the mesh's own address, and a cookie is kept for one name only.
+                return RedirectResponse(f"{logins.base_url}{PATH}/start/{name}", 303)
             begun = await logins.start(name, _principal(request))
         except MeshError as error:
             return _refusal(error)
@@ -57,10 +58,10 @@ def oauth_routes(of_mesh: Callable[[], Logins | None]) -> list[Route]:
 
     async def finish(request: Request) -> Response:
         """Takes back a browser that was sent out."""
-        name, logins = request.path_params["upstream"], the_logins()
-        query = request.query_params
+        name, query = request.path_params["upstream"], request.query_params
         answer = {key: query[key] for key in _TAKEN if len(query.getlist(key)) == 1 and len(query[key]) <= LONGEST}
         try:
+            logins = the_logins()
             await logins.finish(name, _principal(request), answer, request.cookies.get(_cookie_name(name)))
         except MeshError as error:
             return _refusal(error)
