@@ -281,6 +281,9 @@ class OpenApiSource:
         found = await anyio.to_thread.run_sync(lambda: self._offered(document, address))
         operations, definitions = found
         self._operations = {f"{self.name}.{name}": one for name, one in operations.tools.items()}
+        for ident, why in operations.refused.items():
+            if self._refused.get(ident) != why:
+                log.info("%s: %s is left out: %s", self.name, ident, why)
         self._refused = operations.refused
         self._read = True
         offered = {f"{self.name}.{name}": one for name, one in definitions.items()}
