@@ -6,6 +6,7 @@ ENTRIES = {
     "MCP-2026-07-28 basic#meta": "Without the required _meta keys a request is -32602, HTTP 400.",
     "MCP-2026-07-28 basic/versioning#unsupported": "An unknown version is -32022 with the supported ones, HTTP 400.",
     "MCP-2026-07-28 basic#ids-in-parallel": "An id is its sender's: calls with one id at once get an answer each.",
+    "MCP-2025-11-25 basic#ids-in-parallel": "Calls of one session with one id at once get an answer each, under that id.",
     "MCP-2026-07-28 basic#repeated-names": "A JSON object with a name twice is refused, -32700.",
     "MCP-2026-07-28 server/discover": "server/discover gives versions, capabilities, serverInfo and instructions.",
     f"{HTTP}#security-endpoint": "A foreign Origin is refused with 403.",

@@ -16,6 +16,7 @@ from mcp_types.version import LATEST_MODERN_VERSION
 
 from agentmesh.core.policy import Principal
 from agentmesh.mcp.convert import UNAVAILABLE
+from agentmesh.mcp.flights import Flights, under
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,6 +41,7 @@ class Front:
         self._app: ASGIApp = manager.asgi_app
         self._whole: ASGIApp = RequestBodyLimitMiddleware(self._check_id, manager.max_request_body_size)
         self._users: dict[tuple[str, str], AuthenticatedUser] = {}
+        self._flights = Flights()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,15 +83,21 @@ class Front:
     async def _check_id(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuses a request whose id is no id: in this era the SDK takes it for a notification and never answers."""
         whole = await receive()  # the whole body, by RequestBodyLimitMiddleware
-        again = iter((whole,))
-
-        async def replay() -> Message:
-            return next(again, None) or await receive()
-
-        if _has_bad_id(whole.get("body", b"")):
+        body = whole.get("body", b"")
+        if _has_bad_id(body):
             await _answer(send, 400, _error(INVALID_REQUEST, "The id of a request is a string or an integer."))
-        else:
-            await self._app(scope, replay, send)
+            return
+        session = next((value for name, value in scope["headers"] if name == b"mcp-session-id"), None)
+        if session is None:
+            await self._app(scope, _replay(whole, receive), send)
+            return
+        with self._flights.flight(session, body) as (handed_on, ident, ours):
+            if handed_on is not body:
+                whole = {**whole, "body": handed_on}
+                headers = [header for header in scope["headers"] if header[0] != b"content-length"]
+                scope = {**scope, "headers": [*headers, (b"content-length", str(len(handed_on)).encode())]}
+            renamed = send if ident is None or ours is None else under(send, ident, ours)
+            await self._app(scope, _replay(whole, receive), renamed)
 
     def _user(self, principal: Principal) -> AuthenticatedUser:
         key = (principal.tenant, principal.subject)
@@ -100,6 +108,16 @@ class Front:
             token = AccessToken(token="", client_id=principal.tenant, scopes=[], subject=principal.subject)
             user = self._users[key] = AuthenticatedUser(token)
         return user
+
+
+def _replay(message: Message, then: Receive) -> Receive:
+    """A `receive` that gives a message, then what comes."""
+    again = iter((message,))
+
+    async def receive() -> Message:
+        return next(again, None) or await then()
+
+    return receive
 
 
 _MODERN: Final = (b"mcp-protocol-version", LATEST_MODERN_VERSION.encode())

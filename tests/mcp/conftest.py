@@ -81,6 +81,9 @@ class FakeTools:
             case "echo":
                 value = {"text": call.arguments["text"], "who": principal.subject}
                 return ToolResult(structured=value, run_id="0190-run")
+            case "gated.echo":
+                await self.go.wait()
+                return ToolResult(structured={"text": call.arguments["text"]})
             case "mirrored":
                 return ToolResult(structured=dict(call.arguments))
             case "list":
@@ -154,6 +157,7 @@ TOOLS = [
     tool("list", output_schema={"type": "array", "items": {"type": "integer"}}),
     *(tool(name) for name in ("steps", "steps.gated", "wait", "fails", "denied", "budget", "model", "store", "bug")),
     tool("surrogate"),
+    tool("gated.echo"),
     tool("secret.delete"),
     tool(
         "mirrored",

@@ -312,3 +312,52 @@ async def test_many_calls_of_one_session_run_at_once(engine: FakeEngine, http: h
                 answer(await http.post("", json=quick, headers=session))["result"]["structuredContent"]["text"] == "x"
             )
             engine.tools.go.set()
+
+
+@covers("MCP-2025-11-25 basic#ids-in-parallel")
+async def test_calls_of_one_session_with_one_id_get_an_answer_each(
+    engine: FakeEngine, http: httpx2.AsyncClient
+) -> None:
+    """Forty at once, each its own answer under its own id, as number or text; a cancellation ends one of them."""
+    session = await opened(http)
+    found: dict[str, Any] = {}
+
+    async def call(ident: int | str, text: str) -> None:
+        body = {**legacy("tools/call", {"name": "gated.echo", "arguments": {"text": text}}), "id": ident}
+        told = answer(await http.post("", json=body, headers=session))
+        found[text] = (told["id"], told["result"]["structuredContent"]["text"])
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for n in range(40):
+                group.start_soon(call, 7 if n % 2 else "7", f"n{n}")
+            while len(engine.tools.called) < 40:
+                await anyio.lowlevel.checkpoint()
+            engine.tools.go.set()
+    assert found == {f"n{n}": (7 if n % 2 else "7", f"n{n}") for n in range(40)}
+
+
+async def test_a_cancellation_finds_the_newest_call_of_its_id(engine: FakeEngine, http: httpx2.AsyncClient) -> None:
+    """The other one goes on."""
+    session = await opened(http)
+
+    async def call(name: str, scope: anyio.CancelScope) -> None:
+        body = {**legacy("tools/call", {"name": name, "arguments": {"text": name}}), "id": 7}
+        with scope:
+            done.append(answer(await http.post("", json=body, headers=session)))
+
+    done: list[dict[str, Any]] = []
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(call, "gated.echo", anyio.CancelScope())
+            while not engine.tools.called:
+                await anyio.lowlevel.checkpoint()
+            second = anyio.CancelScope()
+            group.start_soon(call, "wait", second)
+            await engine.tools.started.wait()
+            cancel = legacy("notifications/cancelled", {"requestId": 7}, ident=None)
+            assert (await http.post("", json=cancel, headers=session)).status_code == 202
+            await engine.tools.cancelled.wait()
+            second.cancel()
+            engine.tools.go.set()
+    assert [(one["id"], one["result"]["structuredContent"]["text"]) for one in done] == [(7, "gated.echo")]
