@@ -28,7 +28,7 @@ from agentmesh.adapters.openapi_request import request_of, result_of
 from agentmesh.adapters.yaml_document import read_yaml
 from agentmesh.core.caller import NOBODY, Caller
 from agentmesh.core.json_text import parse_json
-from agentmesh.core.outside import HttpClient, HttpRequest
+from agentmesh.core.outside import HttpAnswer, HttpClient, HttpRequest
 from agentmesh.core.policy import Principal
 from agentmesh.core.resource import Completion, Prompt, PromptResult, Resource, ResourceTemplate
 from agentmesh.core.secret import fill_secrets, hide
@@ -37,7 +37,7 @@ from agentmesh.core.source import Held, OnChange, SourceCall, SourceStatus
 from agentmesh.core.store import Store
 from agentmesh.core.tool import Tool, ToolResult
 from agentmesh.core.workflow import seconds
-from agentmesh.errors import Fail, InvalidInput, NotFound, ProjectError, StepError
+from agentmesh.errors import Fail, InvalidInput, NotFound, NotSent, ProjectError, StepError
 
 log = logging.getLogger("agentmesh.sources")
 
@@ -48,6 +48,8 @@ REFRESH: Final = 300.0
 """Seconds between two looks at an address; a server that says that nothing has changed (ETag) sends no document."""
 FILE_LOOK: Final = 5.0
 """Seconds between two looks at when a file was written."""
+AT_ONCE: Final = 32
+"""Calls of one API in flight; further ones wait their turn."""
 _SECRET_NAMES: Final = ("auth", "key", "token", "secret", "cookie", "session")
 """In the name of a header whose value is shown nowhere."""
 SCOPE: Final = "openapi-document"
@@ -83,6 +85,7 @@ class OpenApiSource:
         self._hearers: list[OnChange] = []
         self._etag, self._digest = "", ""
         self._read = False
+        self._places = anyio.Semaphore(AT_ONCE)
         self._group: TaskGroup | None = None
         self._looking = Looking(server.name, self._spec.document, sleep=sleep, secrets=self._secret)
         self.looked = self._looking.looked
@@ -175,7 +178,7 @@ class OpenApiSource:
             return ToolResult(text=error.message, is_error=True)
         tool = self._tools.get(call.tool.name, call.tool)
         try:
-            answer = await self._http.send(sent)
+            answer = await self._send(sent)
             result = await result_of(
                 operation, sent, answer, writes=writes, output_schema=tool.output_schema, now=self._clock()
             )
@@ -187,6 +190,20 @@ class OpenApiSource:
         if content is not None:
             content = tuple(hide(dict(block), self._secret) for block in content)
         return replace(result, structured=structured, text=text, content=content)
+
+    async def _send(self, sent: HttpRequest) -> HttpAnswer:
+        """At most AT_ONCE in flight: an API that hangs must not take every connection of the client that all share."""
+        try:
+            with anyio.fail_after(sent.timeout):
+                await self._places.acquire()
+        except TimeoutError:
+            raise NotSent(
+                f"{AT_ONCE} calls of {self.name} are in flight, and none ended within {sent.timeout:g} s"
+            ) from None
+        try:
+            return await self._http.send(sent)
+        finally:
+            self._places.release()
 
     def _moved(self, name: str, operation: ApiOperation) -> str | None:
         """Why a call must wait for approval: the request behind it goes elsewhere, or puts arguments elsewhere, than was approved."""

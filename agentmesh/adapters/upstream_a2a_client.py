@@ -125,14 +125,17 @@ class PeerClient:
         if not usable:
             there = ", ".join(sorted({one.protocol_binding for one in self.card.supported_interfaces})) or "none"
             raise Fail(f"the agent has neither a JSON-RPC nor an HTTP+JSON interface (it has: {there})")
+        # The agent's own favourite binding, in the newest version that both speak: the SDK is left nothing to choose.
+        same_binding = [one for one in usable if one.protocol_binding == usable[0].protocol_binding]
+        chosen = next((one for one in same_binding if one.protocol_version.startswith("1.")), same_binding[0])
         del self.card.supported_interfaces[:]
-        self.card.supported_interfaces.extend(usable)
+        self.card.supported_interfaces.append(chosen)
         self._http = http
         self._client: Client | None = None
 
     @property
     def where(self) -> str:
-        """The address of its first interface."""
+        """The address that it is spoken to at."""
         return str(self.card.supported_interfaces[0].url)
 
     @property

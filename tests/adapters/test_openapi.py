@@ -18,12 +18,14 @@ from starlette.routing import Route
 
 from agentmesh.adapters.http_outside import OutsideHttp
 from agentmesh.adapters.memory import MemoryStore
-from agentmesh.adapters.openapi import OpenApiSource
-from agentmesh.core.policy import Principal
+from agentmesh.adapters.openapi import AT_ONCE, OpenApiSource
+from agentmesh.core.outside import HttpAnswer, HttpRequest
+from agentmesh.core.policy import PolicyFile, Principal
 from agentmesh.core.server_file import ServerFile
 from agentmesh.core.source import SourceCall
-from agentmesh.core.tool import ToolResult
-from agentmesh.errors import Fail, NotSent, Retry, Unanswered
+from agentmesh.core.tool import ToolCall, ToolResult
+from agentmesh.errors import Fail, InvalidInput, NotSent, PolicyDenied, Retry, Unanswered
+from tests.engine.meshes import LOCAL, finished, mesh, serving, workflow
 from tests.http.serving import served
 
 pytestmark = pytest.mark.anyio
@@ -475,3 +477,65 @@ async def test_what_is_no_document_is_said_so(document: bytes, tmp_path: Path) -
     async with offering(about={"document": "api.yaml"}, folder=tmp_path) as (source, _):
         assert source.status().state == "failed"
         assert source.status().detail.startswith("api.yaml")
+
+
+class Hanging:
+    """An HTTP client whose answers wait; `most` counts how many were in its hands at once."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self.full, self.go = anyio.Event(), anyio.Event()
+
+    async def send(self, request: HttpRequest) -> HttpAnswer:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        if self.now == AT_ONCE:
+            self.full.set()
+        await self.go.wait()
+        self.now -= 1
+        return HttpAnswer(200, {"content-type": "application/json"}, {"id": 1, "name": "x"})
+
+
+async def test_an_api_that_hangs_leaves_connections_to_others() -> None:
+    """So many are in flight, the others wait; and those that waited too long were not sent."""
+    async with offering() as (source, _):
+        source._http = hanging = Hanging()
+        results: list[Any] = []
+
+        async def one() -> None:
+            results.append(await call(source, "getPet", petId="7"))
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for _ in range(50):
+                    group.start_soon(one)
+                await hanging.full.wait()
+                tool = source.tools()["pets.getPet"]
+                with pytest.raises(NotSent, match="in flight"):
+                    await source.call(SourceCall(tool, {"petId": "7"}, Principal(), timeout=0.01))
+                hanging.go.set()
+        assert (hanging.most, len(results)) == (AT_ONCE, 50)
+
+
+async def test_an_operation_is_a_tool_of_the_mesh() -> None:
+    """Listed and called under its policies, and a step of a workflow; what it refuses fails the step in the API's words."""
+    look = workflow(
+        "look", {"id": "a", "tool": "pets.getPet", "with": {"petId": "${{ input.text }}"}, "effect": "read"}
+    )
+    rules = [{"allow": "*", "on": ["*"]}, {"deny": "tools.*", "on": ["tool:pets.delete*"]}]
+    policy = PolicyFile.model_validate({"rules": rules})
+    async with offering() as (source, _), serving(mesh(look, policies=(policy,)), sources=[source]) as engine:
+        names = {tool.name for tool in engine.tools.list(LOCAL)}
+        assert "pets.getPet" in names
+        assert "pets.deletePet" not in names
+        result = await engine.tools.call(LOCAL, ToolCall("pets.getPet", {"petId": "7"}))
+        assert result.structured["name"] == "Rex"
+        with pytest.raises(PolicyDenied):
+            await engine.tools.call(LOCAL, ToolCall("pets.deletePet", {"petId": "7"}))
+        with pytest.raises(InvalidInput):
+            await engine.tools.call(LOCAL, ToolCall("pets.getPet", {"pet": 7}))
+        run = await finished(engine, "look", {"text": "7"})
+        assert run.output["name"] == "Rex"
+        failed = await finished(engine, "look", {"text": "missing"})
+        assert failed.error is not None
+        assert "no pet 'missing'" in failed.error["message"]

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.upstream_a2a import PeerSource
+from agentmesh.adapters.upstream_a2a_client import PeerClient, PeerHttp
 from agentmesh.core.caller import InputRequest, InputRequired, NoCaller
 from agentmesh.core.mesh import Peer
 from agentmesh.core.policy import Principal
@@ -396,3 +397,16 @@ async def test_an_agent_that_is_gone_was_sent_nothing() -> None:
             await source.looked.wait()
             with pytest.raises(NotSent):
                 await call(source, name.removeprefix("desk."), message="x")
+
+
+def test_of_several_versions_the_newest_is_spoken() -> None:
+    """Over the binding that the agent names first and we speak."""
+    interfaces = [
+        {"url": "https://x.example/grpc", "protocolBinding": "GRPC", "protocolVersion": "1.0"},
+        {"url": "https://x.example/old", "protocolBinding": "HTTP+JSON", "protocolVersion": "0.3"},
+        {"url": "https://x.example/rpc", "protocolBinding": "JSONRPC", "protocolVersion": "1.0"},
+        {"url": "https://x.example/new", "protocolBinding": "HTTP+JSON", "protocolVersion": "1.0"},
+    ]
+    card = {"name": "x", "supportedInterfaces": interfaces, "skills": []}
+    client = PeerClient(card, PeerHttp(None), address="https://x.example/card", secret=True)
+    assert (client.where, client.version) == ("https://x.example/new", "1.0")
