@@ -27,6 +27,8 @@ from agentmesh.core.server_file import OAuth
 from agentmesh.errors import Declined, Fail, InvalidInput, LoginRequired, Retry
 from tests.adapters.authorization import Authorization, authorization
 from tests.engine.meshes import Clock
+from tests.http.serving import served
+from tests.requirements import covers
 
 pytestmark = pytest.mark.anyio
 KEY, OTHER_KEY = b"k" * 32, b"x" * 32
@@ -81,10 +83,14 @@ async def back(url: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def mesh(spec: Mapping[str, Any] = {}, **server: Any) -> AsyncIterator[Mesh]:
-    async with MemoryStore() as store, authorization(**server) as served:
-        yield Mesh(served, store, OAuth.model_validate({"flow": "authorization_code", **spec}), Clock())
+    async with MemoryStore() as store, authorization(**server) as at:
+        yield Mesh(at, store, OAuth.model_validate({"flow": "authorization_code", **spec}), Clock())
 
 
+@covers(
+    "MCP-2026-07-28 basic/authorization#resource-parameter",
+    "MCP-2026-07-28 basic/authorization/client-registration#dynamic",
+)
 async def test_a_login_from_end_to_end() -> None:
     """Nobody is let through without a token; who has logged in is, with a token of their own, and it is asked for as it has to be."""
     async with mesh() as m:
@@ -119,6 +125,7 @@ async def test_each_user_has_a_token_of_their_own() -> None:
         assert m.server.count("/register") == 1
 
 
+@covers("MCP-2026-07-28 basic/authorization/security-considerations#token-passthrough")
 async def test_the_callers_token_is_never_sent_on() -> None:
     """Whatever `Authorization` a request brings: what goes out is our token, or none."""
     async with mesh() as m:
@@ -128,6 +135,7 @@ async def test_the_callers_token_is_never_sent_on() -> None:
         assert not [seen for seen in m.server.headers if "of-the-caller" in seen.get("authorization", "")]
 
 
+@covers("MCP-2026-07-28 basic/authorization#token-requirements")
 async def test_no_token_leaves_for_elsewhere() -> None:
     """A request to another origin than the upstream's goes without a token."""
     async with mesh() as m, authorization() as other:
@@ -180,6 +188,7 @@ async def test_an_upstream_that_moved() -> None:
         assert all("authorization" not in seen for seen in other.headers)
 
 
+@covers("MCP-2026-07-28 basic/authorization#resource-parameter", "MCP-2026-07-28 basic/authorization#refresh-tokens")
 async def test_a_token_is_renewed_before_it_ends() -> None:
     """Half a minute before its end a token is renewed without anybody being asked, also when it was not refused."""
     async with mesh() as m:
@@ -275,6 +284,7 @@ async def test_a_token_that_is_refused_all_the_same() -> None:
             assert len(m.server.forms) <= 5
 
 
+@covers("MCP-2026-07-28 basic/authorization#step-up")
 async def test_more_scopes() -> None:
     """A call that needs more than the login gave asks for a login with both; then it goes through."""
     async with mesh() as m:
@@ -291,6 +301,7 @@ async def test_more_scopes() -> None:
         assert m.server.asked[-1]["scope"] == "read write admin", "what is needed is known after a restart too"
 
 
+@covers("MCP-2026-07-28 basic/authorization#step-up-limit")
 async def test_scopes_that_are_never_granted() -> None:
     """A user is sent to log in for the same scopes a few times and no more."""
     async with mesh() as m:
@@ -319,6 +330,7 @@ async def test_scopes_that_were_granted_and_do_not_help() -> None:
         assert (status, type(refusal)) == (403, Fail)
 
 
+@covers("MCP-2026-07-28 basic/authorization#scope-selection")
 @pytest.mark.parametrize(
     ("spec", "server", "scope"),
     [
@@ -340,6 +352,7 @@ async def test_what_is_asked_for(spec: dict[str, Any], server: dict[str, Any], s
         assert ("prompt" in asked) is ("offline_access" in (scope or ""))
 
 
+@covers("MCP-2026-07-28 basic/authorization/security-considerations#state")
 async def test_a_state_is_used_once() -> None:
     """The same way back a second time ends nothing, not even at the same moment."""
     async with mesh() as m:
@@ -361,6 +374,7 @@ async def test_a_state_is_used_once() -> None:
         assert len(m.server.forms) == 1
 
 
+@covers("MCP-2026-07-28 basic/authorization/security-considerations#state")
 async def test_a_state_is_its_users() -> None:
     """The way back of one user's login is none for another user, and leaves the one's login where it was."""
     async with mesh() as m:
@@ -375,6 +389,7 @@ async def test_a_state_is_its_users() -> None:
         assert (await m.call(BOB))[0] == 401
 
 
+@covers("MCP-2026-07-28 client/elicitation#phishing")
 async def test_a_login_ends_in_the_browser_that_began_it() -> None:
     """The way back in another browser is refused, and the code is spent on nobody."""
     async with mesh() as m:
@@ -396,6 +411,7 @@ async def test_a_login_does_not_wait_for_ever() -> None:
         assert m.server.forms == []
 
 
+@covers("MCP-2026-07-28 basic/authorization#authorization-response")
 @pytest.mark.parametrize(
     ("advertised", "iss", "accepted"),
     [
@@ -439,6 +455,13 @@ async def test_a_login_that_comes_to_nothing(answer: dict[str, str], kind: type[
         assert (await m.call())[0] == 401
 
 
+@covers(
+    "MCP-2026-07-28 basic/authorization/authorization-server-discovery#issuer",
+    "MCP-2026-07-28 basic/authorization/authorization-server-discovery#resource",
+    "MCP-2026-07-28 basic/authorization/client-registration#dynamic",
+    "MCP-2026-07-28 basic/authorization/security-considerations#pkce",
+    "MCP-2026-07-28 basic/authorization/security-considerations#communication",
+)
 @pytest.mark.parametrize(
     ("server", "says"),
     [
@@ -466,6 +489,50 @@ async def test_authorization_servers_that_do_not_do(server: dict[str, Any], says
         assert not m.server.asked
 
 
+@covers("MCP-2026-07-28 basic/authorization/authorization-server-discovery#location")
+@pytest.mark.parametrize(
+    ("resource", "server", "asked"),
+    [
+        (
+            "/custom/place.json", "/.well-known/oauth-authorization-server",
+            ["/custom/place.json", "/.well-known/oauth-authorization-server"],
+        ),
+        (
+            "/.well-known/oauth-protected-resource", "/.well-known/openid-configuration",
+            [
+                "/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-protected-resource",
+                "/.well-known/oauth-authorization-server", "/.well-known/openid-configuration",
+            ],
+        ),
+    ],
+)  # fmt: skip
+async def test_where_metadata_are(resource: str, server: str, asked: list[str]) -> None:
+    """Where the challenge says, and nowhere else; without it at the well-known places, in the order of the specification."""
+    seen: list[str] = []
+    documents: dict[str, Any] = {}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"]
+        if path != "/mcp":
+            seen.append(path)
+        status = 200 if path in documents else 401 if path == "/mcp" else 404
+        named = f'Bearer resource_metadata="{url}{resource}"' if resource.startswith("/custom") else "Bearer"
+        await send(
+            {"type": "http.response.start", "status": status, "headers": [(b"www-authenticate", named.encode())]}
+        )
+        await send({"type": "http.response.body", "body": json.dumps(documents.get(path, {})).encode()})
+
+    async with MemoryStore() as store, served(app) as url:
+        documents[resource] = {"resource": url, "authorization_servers": [url]}
+        documents[server] = {
+            "issuer": url, "authorization_endpoint": f"{url}/a", "token_endpoint": f"{url}/t", "code_challenge_methods_supported": ["S256"],
+        }  # fmt: skip
+        spec = OAuth(flow="authorization_code", client_id="ours")
+        oauth = UpstreamOAuth("github", f"{url}/mcp", spec, vault=Vault(store, (KEY,)), base_url=BASE)
+        assert (await oauth.start(ANN)).url.startswith(f"{url}/a?")
+        assert seen == asked
+
+
 async def test_metadata_that_fail() -> None:
     """A server error says nothing of what metadata there are: it is tried again, and never taken for an upstream of old."""
     async with mesh() as m:
@@ -478,6 +545,7 @@ async def test_metadata_that_fail() -> None:
             await broken.oauth.start(ANN)
 
 
+@covers("MCP-2026-07-28 basic/authorization/client-registration#pre-registration")
 @pytest.mark.parametrize(
     ("methods", "key", "sent"),
     [
@@ -497,6 +565,7 @@ async def test_the_operators_client(methods: list[str] | None, key: str | None, 
         assert (await m.call())[0] == 200
 
 
+@covers("MCP-2026-07-28 basic/authorization/client-registration#server-binding")
 async def test_a_secret_has_one_authorization_server() -> None:
     """The operator's client goes to the server that it was first used with, or that `issuer` names, and to no other."""
     async with mesh({"client_id": "ours", "client_key": "secret"}) as m, authorization() as other:
@@ -512,6 +581,7 @@ async def test_a_secret_has_one_authorization_server() -> None:
         assert other.forms == []
 
 
+@covers("MCP-2026-07-28 basic/authorization/client-registration#server-binding")
 async def test_an_upstream_that_changes_its_authorization_server() -> None:
     """The mesh registers with the new one, and shows it neither its old client nor its users' refresh tokens."""
     async with mesh() as m, authorization() as other:
@@ -527,6 +597,7 @@ async def test_an_upstream_that_changes_its_authorization_server() -> None:
         assert len(m.server.forms) == 1
 
 
+@covers("MCP-2026-07-28 basic/authorization/client-registration#metadata-documents")
 async def test_a_metadata_document_for_a_client() -> None:
     """A mesh with an https address is known by its document where that is taken, and registers nowhere."""
     async with mesh(metadata={"client_id_metadata_document_supported": True}) as m:
@@ -609,6 +680,7 @@ class Asked(NoCaller):
         return {key: {"action": self.action} for key in requests}
 
 
+@covers("MCP-2026-07-28 client/elicitation#url-mode")
 async def test_a_client_that_can_be_asked() -> None:
     """Its user is asked to open our address, nothing secret in it; the call goes on when they have logged in."""
     async with mesh() as m:
@@ -713,8 +785,6 @@ async def test_an_upstream_of_2025_03_26() -> None:
         gone = {"/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-authorization-server"}
         app = m.server.app()
         app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in gone]
-        from tests.http.serving import served
-
         async with served(app) as url:
             m.server.url = url
             old = m.again()
@@ -723,6 +793,7 @@ async def test_an_upstream_of_2025_03_26() -> None:
             assert await old.call() == (200, None)
 
 
+@covers("MCP-2026-07-28 basic/authorization#refresh-tokens")
 async def test_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """No token, code, state, verifier or secret stands in the log, in a repr, in an error, or readable in the store."""
     with caplog.at_level(logging.DEBUG):

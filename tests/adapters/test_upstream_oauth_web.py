@@ -17,6 +17,7 @@ from starlette.routing import Route
 from agentmesh.adapters.upstream_oauth_web import BYTES, OAuthWeb, Reach, reach_of
 from agentmesh.errors import Fail, Retry
 from tests.http.serving import served
+from tests.requirements import covers
 
 pytestmark = pytest.mark.anyio
 LOCAL = "http://127.0.0.1:9/mcp"
@@ -55,6 +56,7 @@ def test_reach(address: str, reach: Reach) -> None:
     assert reach_of(ipaddress.ip_address(address)) is reach
 
 
+@covers("MCP-2026-07-28 basic/authorization/security-considerations#ssrf")
 @pytest.mark.parametrize(
     ("upstream", "other", "allowed"),
     [
@@ -70,6 +72,10 @@ def test_nothing_nearer(upstream: Reach, other: Reach, allowed: bool) -> None:
     assert upstream.includes(other) is allowed
 
 
+@covers(
+    "MCP-2026-07-28 basic/authorization/security-considerations#communication",
+    "MCP-2026-07-28 basic/authorization/security-considerations#ssrf",
+)
 @pytest.mark.parametrize(
     ("url", "says"),
     [

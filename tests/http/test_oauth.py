@@ -17,6 +17,7 @@ from agentmesh.errors import Declined, Fail, InvalidInput, MeshError, NotFound, 
 from agentmesh.http.auth import Guard
 from agentmesh.http.oauth import oauth_routes
 from agentmesh.http.problems import HANDLERS
+from tests.requirements import covers
 
 pytestmark = pytest.mark.anyio
 HOME = "http://127.0.0.1:8080"
@@ -107,6 +108,7 @@ async def test_another_name_of_this_machine() -> None:
         assert (await client.get("/v1/oauth/start/github", headers={"host": "evil.example"})).status_code == 421
 
 
+@covers("MCP-2026-07-28 basic/authorization/security-considerations#open-redirection")
 @pytest.mark.parametrize(
     "path",
     ["start/github?url=https://evil.example&redirect_uri=https://evil.example", "start/https:%2f%2fevil.example"],
