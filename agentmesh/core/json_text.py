@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from pydantic_core import PydanticSerializationError, to_json
 
 from agentmesh.core.run import JSON
-from agentmesh.errors import InvalidInput
+from agentmesh.errors import InvalidInput, TooLarge
 
 DEPTH = 64
 CONTAINERS = 500_000
 """Arrays and objects in one text: a few bytes each on the wire, a hundred times that in memory."""
+VALUES = 200_000
+"""Values in one message, roughly: as many as a call may have, which takes a tenth of a second to look through."""
 MAX_EXACT = 2**53 - 1
 """Largest integer that a JSON reader with doubles keeps exactly (RFC 8259 section 6)."""
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -27,7 +28,7 @@ def parse_json(body: bytes, *, depth: int = DEPTH) -> JSON:
     Refused beside bad syntax: text that is not UTF-8, nesting past `depth`, NaN and infinities, numbers too large to
     keep, and half surrogate pairs, which no later encoder can write.
     """
-    if _containers(body) > CONTAINERS and _containers(_STRING.sub(b"", body)) > CONTAINERS:
+    if _containers(body) > CONTAINERS and _containers(_bare(body)) > CONTAINERS:
         raise InvalidInput(f"the JSON holds more than {CONTAINERS} arrays and objects")
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
@@ -52,11 +53,27 @@ class RepeatedName(InvalidInput):
     """An object has a name twice."""
 
 
+class NotUtf8(InvalidInput):
+    """A text in another encoding, or in none."""
+
+
 def parse_once(body: bytes) -> JSON:
     """The value of a JSON text, as `json.loads` has it, but RepeatedName where an object has a name twice (RFC 8259 section 4):
-    readers differ in which value they take. ValueError and RecursionError for what is no JSON, NaN and infinities among it.
+    readers differ in which value they take. TooLarge for more values than anybody looks through while others wait, NotUtf8.
+    ValueError and RecursionError for what is no JSON, NaN and infinities among it.
     """
-    return _ONCE(body.decode("utf-8"))
+    if len(body) > VALUES and _values(body) > VALUES and _values(_bare(body)) > VALUES:
+        raise TooLarge(f"the JSON holds more than {VALUES:,} values; send less at a time, or as text")
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotUtf8(f"the body is not UTF-8 at byte {error.start}; send JSON encoded as UTF-8") from None
+    try:
+        return _ONCE(text)
+    except ValueError:
+        # What is wrong with it may be nothing to a reader less strict, which must not take one of two values either.
+        json.loads(body, object_pairs_hook=_once)
+        raise
 
 
 def _once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
@@ -94,6 +111,17 @@ def inexact(value: JSON) -> int | None:
 
 def _containers(body: bytes) -> int:
     return body.count(b"[") + body.count(b"{")
+
+
+def _bare(body: bytes) -> bytes:
+    """The text without its strings, in a time that grows with its length only: a pattern would look at quotes that begin none again
+    and again.
+    """
+    return b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+
+
+def _values(body: bytes) -> int:
+    return _containers(body) + body.count(b",")
 
 
 def _levels(value: JSON) -> Iterator[list[JSON]]:

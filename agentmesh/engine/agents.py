@@ -103,7 +103,7 @@ class Agents:
         if named is None:
             raise InvalidInput(f"the message names no skill and the mesh has no default; name one of: {there}")
         if named not in self._mesh.skills:
-            close = get_close_matches(named, self._mesh.skills, 1)
+            close = get_close_matches(named[:200], self._mesh.skills, 1)
             raise NotFound(
                 f"there is no skill {named!r}" + (f"; did you mean {close[0]!r}?" if close else f"; there are: {there}")
             )

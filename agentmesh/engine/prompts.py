@@ -19,10 +19,12 @@ from agentmesh.engine.faults import as_json
 from agentmesh.engine.guard import Guard
 from agentmesh.engine.shown import Shown, as_text, type_of_file
 from agentmesh.engine.sources import Sources
-from agentmesh.errors import Fail, InvalidInput, NotFound
+from agentmesh.errors import Fail, InvalidInput, NotFound, TooLarge
 
 COMPLETED = 100
 """Values in one answer (MCP `completion/complete`)."""
+LARGEST_ARGUMENTS = 200_000
+"""Bytes of the arguments of a prompt together: what is filled in from them is a message to a model."""
 
 
 class Prompts:
@@ -60,7 +62,7 @@ class Prompts:
         known = self._mesh.prompts.get(name)
         source = None if known is not None else self._source_of(name)
         if known is None and source is None:
-            close = get_close_matches(name, [prompt.name for prompt in self.list(principal)], 1)
+            close = get_close_matches(name[:200], [prompt.name for prompt in self.list(principal)], 1)
             raise NotFound(f"there is no prompt {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
         self._guard.authorize(principal, Action("prompts.get", f"prompt:{name}", arguments))
         if known is None:
@@ -138,11 +140,14 @@ def _require(name: str, spec: PromptSpec, arguments: Mapping[str, Any]) -> None:
         raise InvalidInput(f"prompt {name!r} needs {', '.join(repr(one) for one in missing)}", missing=missing)
     for argument, value in arguments.items():
         if argument not in spec.arguments:
-            close = get_close_matches(argument, spec.arguments, 1)
+            close = get_close_matches(argument[:200], spec.arguments, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(spec.arguments) or 'nothing'}"
             raise InvalidInput(f"prompt {name!r} takes no {argument!r}; {hint}")
         if not isinstance(value, str):
             raise InvalidInput(f"the argument {argument!r} of prompt {name!r} must be text")
+    size = sum(len(value.encode("utf-8", "surrogatepass")) for value in arguments.values())
+    if size > LARGEST_ARGUMENTS:
+        raise TooLarge(f"the arguments of prompt {name!r} are over {LARGEST_ARGUMENTS:,} bytes; send less")
 
 
 def _messages(function: str, result: Any) -> tuple[Mapping[str, Any], ...]:

@@ -63,7 +63,7 @@ class Runs:
         workflow or input.
         """
         if workflow not in self._mesh.workflows:
-            close = get_close_matches(workflow, self._mesh.workflows, 1)
+            close = get_close_matches(workflow[:200], self._mesh.workflows, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise NotFound(f"there is no workflow {workflow!r} in this mesh{hint}")
         self._guard.authorize(principal, Action("runs.start", f"workflow:{workflow}", input))
@@ -202,7 +202,7 @@ class Runs:
         meant = [wait for wait in waits if wait.signal == name]
         if not meant:
             there = sorted({wait.signal for wait in waits if wait.signal is not None})
-            close = get_close_matches(name, there, 1)
+            close = get_close_matches(name[:200], there, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"it waits for: {', '.join(there) or 'none'}"
             raise InvalidInput(f"workflow {run.workflow} waits for no signal {name!r}; {hint}")
         if all(wait.schema_ is not None for wait in meant):

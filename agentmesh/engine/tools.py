@@ -90,7 +90,7 @@ class Tools:
         tool = self.find(name)
         if tool is not None and self._may_list(principal, name):
             return tool
-        close = get_close_matches(name, [tool.name for tool in self.list(principal)], 1)
+        close = get_close_matches(name[:200], [tool.name for tool in self.list(principal)], 1)
         raise NotFound(f"there is no tool {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
 
     def source_of(self, tool: Tool) -> Source:

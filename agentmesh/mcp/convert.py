@@ -51,6 +51,9 @@ CODES: Final[tuple[tuple[type[MeshError], int], ...]] = (
 )
 """First match wins."""
 
+SAID: Final = 1000
+"""Characters of a text in an error: what was wrong may be a name of megabytes, which nobody wants to have back."""
+
 RUN_META: Final = "io.agentmesh/run"
 KEY_META: Final = "io.agentmesh/idempotency-key"
 
@@ -64,8 +67,17 @@ def to_mcp_error(error: Exception) -> MCPError:
         return error
     for kind, code in CODES:
         if isinstance(error, kind):
-            return MCPError(code, error.message, {"code": error.code, **error.data})
+            return MCPError(code, _cut(error.message), {"code": error.code, **_cut(error.data)})
     return MCPError(INTERNAL_ERROR, "The server failed on this request; its log says why.")
+
+
+def _cut(said: Any) -> Any:
+    """What an error says, its long texts cut."""
+    if isinstance(said, str):
+        return said if len(said) <= SAID else f"{said[: SAID // 2]} ... {said[-SAID // 2 :]}"
+    if isinstance(said, Mapping):
+        return {name: _cut(value) for name, value in said.items()}
+    return said
 
 
 def is_tool_failure(error: MeshError, version: str) -> bool:

@@ -6,7 +6,8 @@ the SDK's path as it came (the body is read again there): what is wrong in any w
 more than one response: progress, logging, a client that may be asked, calls that are runs (and so may be tasks), mirrored arguments,
 sessions and the older era. Leaving this path out changes no answer, which tests/mcp/test_fast_same.py holds it to.
 
-One refusal is its own, and for every POST of both eras: an object with a name twice, which two readers take for two different calls.
+Some refusals are its own, and for every POST of both eras: an object with a name twice, which two readers take for two different
+calls, text that is not UTF-8, and more values than can be looked through while others wait.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from anyio.abc import TaskGroup
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS, x_mcp_header_map
-from mcp_types import PARSE_ERROR, SERVER_INFO_META_KEY
+from mcp_types import INVALID_REQUEST, PARSE_ERROR, SERVER_INFO_META_KEY
 from mcp_types import methods as wire
 from mcp_types.version import LATEST_MODERN_VERSION
 from pydantic import ValidationError
 
 from agentmesh.core.caller import CAPABILITY, InputRequired
-from agentmesh.core.json_text import RepeatedName, parse_once, write_json
+from agentmesh.core.json_text import NotUtf8, RepeatedName, parse_once, write_json
 from agentmesh.core.policy import Principal
 from agentmesh.core.tool import Tool, ToolCall, ToolResult
 from agentmesh.engine.meter import CANCELLED, TOOL_ERROR
-from agentmesh.errors import MeshError
+from agentmesh.errors import MeshError, TooLarge
 from agentmesh.mcp.convert import is_tool_failure, to_mcp_error, to_mcp_failure, to_mcp_result
 
 if TYPE_CHECKING:
@@ -97,8 +98,11 @@ class Fast:
             message: Any = None
             try:
                 message = parse_once(body)
-            except RepeatedName as error:
+            except (RepeatedName, NotUtf8) as error:
                 await _write(send, 400, {"error": {"code": PARSE_ERROR, "message": error.message}, "id": None})
+                return
+            except TooLarge as error:
+                await _write(send, 413, {"error": {"code": INVALID_REQUEST, "message": error.message}, "id": None})
                 return
             except (ValueError, RecursionError):
                 pass  # the SDK says what is wrong with it

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 
 import pytest
 
-from agentmesh.core.json_text import CONTAINERS, MAX_EXACT, inexact, parse_json, write_json
-from agentmesh.errors import InvalidInput
+from agentmesh.core.json_text import (
+    CONTAINERS,
+    MAX_EXACT,
+    VALUES,
+    NotUtf8,
+    RepeatedName,
+    inexact,
+    parse_json,
+    parse_once,
+    write_json,
+)
+from agentmesh.errors import InvalidInput, TooLarge
 
 
 @pytest.mark.parametrize(
@@ -73,3 +85,31 @@ def test_anything_can_be_written(value: object) -> None:
     text = write_json(value)
     assert text.decode()
     assert json.loads(text) == (value if value != [float("inf")] else [None])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "a": 2}', '{"b": NaN, "c": {"a": 1, "\\u0061": 2}}', '[{"a": 1, "a": 1e999}]']
+)
+def test_a_name_twice_is_found_however_it_is_written(text: str, encoding: str) -> None:
+    """Also where something else is wrong that a reader behind this one may let pass."""
+    with pytest.raises((RepeatedName, NotUtf8)):
+        parse_once(text.encode(encoding))
+
+
+@pytest.mark.parametrize("piece", [b"[]", b"{}", b"1", b'"x"', b'"a":1'])
+def test_more_values_than_anybody_looks_through_are_refused(piece: bytes) -> None:
+    """By their number, before they are made; text that looks like them is text."""
+    many = piece + (b"," + piece) * VALUES
+    with pytest.raises(TooLarge):
+        parse_once(b"{%b}" % many if b":" in piece else b"[%b]" % many)
+    assert parse_once(json.dumps(many.decode()).encode()) == many.decode()
+
+
+@pytest.mark.parametrize("look", [parse_json, parse_once])
+def test_quotes_that_begin_nothing_are_passed_once(look: Callable[[bytes], object]) -> None:
+    """A megabyte of them behind many brackets takes no time: it took hours where each was looked at from itself to the end."""
+    began = time.perf_counter()
+    with pytest.raises((InvalidInput, TooLarge)):
+        look(b"[" * (CONTAINERS + 1) + b'"' + b'\\"' * 1_000_000)
+    assert time.perf_counter() - began < 2

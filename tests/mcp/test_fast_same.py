@@ -152,6 +152,14 @@ def requests(seed: int, count: int) -> Iterator[tuple[bytes, Headers, str]]:
         yield data, pairs, "GET" if rng.random() < 0.02 else "POST"
 
 
+def is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def shown(answer: Answer) -> Any:
     """Status, kind of body, and all that the message says; an error's words may differ, its code and data may not."""
     message = answer.json
@@ -177,6 +185,9 @@ async def test_odd_requests_are_answered_alike(seed: int) -> None:
         for number, (data, headers, method) in enumerate(requests(seed, 150)):
             told = (data, headers, method)
             short = await ask(built.app, data, headers, method=method, chunks=1 + number % 2, principal=Principal())
+            if method == "POST" and not is_utf8(data):
+                assert (short.status, short.json["error"]["code"]) == (400, -32700), told
+                continue  # of these the SDK reads some
             plain += b"tools/call" in data and short.status == 200
             whole = await ask(built.app._front, data, headers, method=method, principal=Principal())
             assert shown(short) == shown(whole), told
