@@ -19,7 +19,7 @@ import anyio.abc
 from agentmesh.adapters.breaker import Breaker
 from agentmesh.adapters.upstream_mcp_session import Notice, RpcError, Session, negotiate
 from agentmesh.adapters.upstream_mcp_wire import Wire
-from agentmesh.errors import MeshError, NotSent
+from agentmesh.errors import MeshError, NotSent, Unanswered
 
 log = logging.getLogger("agentmesh.sources")
 
@@ -113,13 +113,15 @@ class Link:
             self._lost.set()
 
     async def run(self) -> None:
-        failures = 0
+        failures, said = 0, ""
         while True:
+            away = False
             began, self._served, self.state = anyio.current_time(), False, "connecting"
             try:
                 await self._once()
             except (MeshError, RpcError, OSError) as error:
                 self.detail = str(error) or type(error).__name__
+                away = isinstance(error, (NotSent, Unanswered, OSError))
             except Exception as error:
                 # Whatever an upstream makes us stumble over, the others go on, and so does the mesh.
                 log.exception("upstream %s", self._name)
@@ -128,10 +130,14 @@ class Link:
             if self._served and anyio.current_time() - began > self._pace.settled:
                 failures = 0
             failures += 1
-            log.warning("upstream %s: %s", self._name, self.detail)
+            log.log(
+                logging.DEBUG if said == self.detail else logging.WARNING, "upstream %s: %s", self._name, self.detail
+            )
+            said = "" if self._served else self.detail
             if not self._served:
                 self.state = "failed"
-                self._breaker.failed()
+                if away:  # a login that was refused says nothing of the others' calls
+                    self._breaker.failed()
                 self._flip()
             if not self._served or failures > 1:
                 await self._rest(failures)

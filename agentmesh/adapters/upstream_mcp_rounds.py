@@ -6,6 +6,8 @@ upstream's own state travels in ours, sealed by the edge, so that any replica ca
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ ROUNDS: Final = 20
 QUESTIONS: Final = 50
 STATE_LIMIT: Final = 64 * 1024
 """Characters of an upstream's state: it travels to the client and back."""
+_SAFE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
 PAUSE: Final = 0.05
 PAUSE_LIMIT: Final = 1.0
 """Seconds before asking again an upstream that has no question but wants to be asked again."""
@@ -61,15 +64,23 @@ async def _answered(
     params: Mapping[str, Any], requests: Mapping[str, InputRequest], state: str | None, caller: Caller, what: str
 ) -> Mapping[str, Any]:
     """The params of the next round."""
+    ours = {_safe(key): key for key in requests}
     try:
-        answers = await caller.ask(requests)
+        answers = await caller.ask({safe: requests[key] for safe, key in ours.items()})
     except InputRequired as required:
         required.state = {
             "of": what, "state": state, "requests": {key: request.to_json() for key, request in requests.items()}
         }  # fmt: skip
         raise
-    said = {**params, "inputResponses": {key: dict(answer) for key, answer in answers.items()}}
+    said = {**params, "inputResponses": {ours[safe]: dict(answer) for safe, answer in answers.items()}}
     return said if state is None else {**said, "requestState": state}
+
+
+def _safe(key: str) -> str:
+    """A key that may name a question anywhere, the same one for the same key: a run's journal has it in a path."""
+    return (
+        key if _SAFE.fullmatch(key) else f"question-{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:12]}"
+    )
 
 
 def _asked(state: Any, what: str) -> tuple[Mapping[str, InputRequest], str | None] | None:
