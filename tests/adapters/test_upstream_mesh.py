@@ -17,10 +17,12 @@ from agentmesh.adapters.files import load_mesh
 from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.memory_outside import ScriptedHttp
 from agentmesh.adapters.sources import SourceSet
+from agentmesh.core.question import Question, questions
+from agentmesh.core.run import RunState
 from agentmesh.core.source import Source
 from agentmesh.engine import Engine
 from agentmesh.settings import Secrets
-from tests.adapters.upstreams import call, desk_at, until, upstream
+from tests.adapters.upstreams import LOCAL, call, desk_at, until, upstream
 from tests.engine.meshes import finished, mesh, serving, workflow
 from tests.mcp.conftest import LEGACY, MODERN, mcp_server
 
@@ -146,3 +148,26 @@ async def test_sources_are_opened_kept_and_replaced_with_the_files(tmp_path: Pat
         assert answered == ["still"]
         assert new is not first[0]
         await until(lambda: set(new.tools()) == {"child.echo"})
+
+
+@UPSTREAMS
+async def test_a_step_whose_upstream_asks_waits_for_a_person(modern: bool) -> None:
+    """The question is one of the run, durable; its answer goes to the upstream, and the run ends."""
+    flow = workflow("w", {"id": "ask", "tool": "desk.ask", "with": {}}, output={"said": "${{ steps.ask.output }}"})
+    async with (
+        desk_at(modern=modern) as (_, url),
+        upstream("desk", {"url": url}) as source,
+        serving(mesh(flow), sources=[source]) as engine,
+    ):
+        run = await engine.runs.start(LOCAL, "w", {"text": "x"})
+        open_: list[Question] = []
+        with anyio.fail_after(10):
+            while not open_:
+                await anyio.sleep(0.02)
+                open_ = list(questions(await engine.runs.get(LOCAL, run.id)))
+        assert open_[0].ask == "Which colour?"
+        await engine.runs.answer(LOCAL, run.id, question=open_[0].id, value={"colour": "red"})
+        await engine.runs.wait(LOCAL, run.id)
+        done = await engine.runs.get(LOCAL, run.id)
+        assert done.state is RunState.COMPLETED, done.error
+        assert "accept {'colour': 'red'}" in str(done.output)
