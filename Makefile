@@ -49,7 +49,7 @@ bench-workflows: .venv/.set-up ## Measure the workflow engine beside its peers (
 	PYTHONPATH=. $(py) benchmarks/workflows.py
 
 bench-mcp: .venv/.set-up ## Measure the MCP edge beside its peers with wrk (needs wrk and Node; a few minutes); ends in one line
-	@PYTHONPATH=. $(py) benchmarks/mcp.py
+	@PYTHONPATH=. $(py) benchmarks/mcp_calls.py
 	@PYTHONPATH=. $(py) benchmarks/gateway.py
 
 train: .venv/.set-up ## Train the shipped model again (about an hour on two cores)

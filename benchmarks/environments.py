@@ -29,7 +29,7 @@ MCP_PEERS: dict[str, tuple[str, ...]] = {
         "fastmcp==4.1.0", "mcp==2.3.0", "starlette==1.10.0", "uvicorn==0.54.0", "uvloop==0.23.0", "httptools==0.9.0",
     ),
 }  # fmt: skip
-"""The same for `mcp.py`; MCP's own SDK is a package of ours, and measured as it stands in this environment."""
+"""The same for `mcp_calls.py`; MCP's own SDK is a package of ours, and measured as it stands in this environment."""
 NODE_PEERS: dict[str, dict[str, str]] = {
     "typescript": {
         "@modelcontextprotocol/server": "2.4.0", "@modelcontextprotocol/node": "2.1.2", "zod": "4.6.7",

@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mcp import DRIVERS, HERE, Failed, Server, _announced, _printed, driver, started
+from benchmarks.mcp_calls import DRIVERS, HERE, Failed, Server, _announced, _printed, driver, started
 
 RESULT = HERE / "results" / "gateway.json"
 AT_ONCE = (1, 32)

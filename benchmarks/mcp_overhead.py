@@ -1,7 +1,7 @@
 """How much our MCP edge costs on top of the SDK's bare low-level server: calls per second, both eras, one run.
 
 Two servers in processes of their own, each uvicorn with uvloop and httptools on a free port of the loopback: the SDK's
-Server with one trivial tool, and our edge over an engine that answers at once. The rounds alternate, so that a busy
+Server with one trivial tool, and our edge over an engine in memory with one. The rounds alternate, so that a busy
 machine slows both alike; the CPU of a call is the server's own count, which a busy machine changes little. The client
 is raw HTTP/1.1 on sockets, many in flight.
 
@@ -20,6 +20,8 @@ import resource
 import socket
 import statistics
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,46 +85,37 @@ def bare_app() -> tuple[Any, Any]:
 
 
 def our_app() -> tuple[Any, Any]:
-    """Our edge, over an engine whose one tool answers at once."""
+    """Our edge, over an engine in memory whose one tool answers at once."""
+    from agentmesh.adapters.memory import MemoryStore
+    from agentmesh.adapters.memory_model import ScriptedModel
     from agentmesh.core.mesh import Mesh, MeshFile
     from agentmesh.core.policy import Principal
-    from agentmesh.core.tool import Tool, ToolResult
-    from agentmesh.engine.meter import Meter
+    from agentmesh.core.tool import Tool, ToolSpec
+    from agentmesh.engine import build_engine
     from agentmesh.mcp.server import build_mcp
     from agentmesh.settings import Settings
 
+    async def echo(text: str) -> dict[str, str]:
+        return {"text": text}
+
     tool = Tool(name="echo", description="Echo.", input_schema=SCHEMA, output_schema=SCHEMA)
-
-    class Tools:
-        def find(self, name: str) -> Tool | None:
-            return tool if name == "echo" else None
-
-        def is_run(self, tool: Tool) -> bool:
-            return False
-
-        def may_ask(self, tool: Tool) -> bool:
-            return False
-
-        def list(self, principal: Principal) -> list[Tool]:
-            return [tool]
-
-        async def call(self, principal: Principal, call: Any, *, source: str, on_progress: Any = None) -> ToolResult:
-            value = {"text": call.arguments["text"]}
-            return ToolResult(structured=value, text=json.dumps(value))
-
-    class Engine:
-        mesh = Mesh(folder=Path("/mesh"), file=MeshFile(name="bench"), tools={"echo": tool})
-        tools = Tools()
-        meter = Meter()
-
-    edge = build_mcp(Engine(), Settings(folder=Path("/mesh")))  # type: ignore[arg-type]
+    spec = ToolSpec(description="Echo.", input=SCHEMA, output=SCHEMA, python="bench:echo")
+    mesh = Mesh(folder=Path("/mesh"), file=MeshFile(name="bench"), tools={"echo": tool}, specs={"echo": spec})
+    store = MemoryStore(clock=time.time)
+    engine = build_engine(mesh, store, ScriptedModel([]), functions={"bench:echo": echo}.__getitem__)
+    edge = build_mcp(engine, Settings(folder=Path("/mesh")))
     principal = Principal()
+
+    @asynccontextmanager
+    async def run() -> AsyncIterator[None]:
+        async with store, edge.run():
+            yield
 
     async def guarded(scope: Any, receive: Any, send: Any) -> None:
         scope["state"] = {"principal": principal}
         await edge.app(scope, receive, send)
 
-    return guarded, edge.run
+    return guarded, run
 
 
 class Http:

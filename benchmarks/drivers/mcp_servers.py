@@ -1,4 +1,4 @@
-"""A server to measure with `mcp.py`: a bare Starlette handler, or an echo tool on one of the Python peers.
+"""A server to measure with `mcp_calls.py`: a bare Starlette handler, or an echo tool on one of the Python peers.
 
 Prints the port as a line of JSON when it listens. Every kind runs on uvicorn with uvloop and httptools, logs nothing, and keeps what
 its own documentation has for a server on loopback; the peers' checks of Host and Origin are on where they have any.

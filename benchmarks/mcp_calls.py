@@ -10,7 +10,7 @@ them and for `wrk`.
 
 Last, what 1,000 idle `subscriptions/listen` streams add to the server's resident memory.
 
-    python benchmarks/mcp.py [--rounds 5] [--seconds 4] [--only NAME ...]
+    python benchmarks/mcp_calls.py [--rounds 5] [--seconds 4] [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from typing import Any
 from benchmarks import environments, postgres
 
 HERE = Path(__file__).parent
-RESULT = HERE / "results" / "mcp.json"
+RESULT = HERE / "results" / "mcp_calls.json"
 DRIVERS = HERE / "drivers"
 CONNECTIONS, ROUNDS, SECONDS = 32, 5, 4
 STREAMS = 1000
