@@ -59,6 +59,7 @@ ENTRIES = {
     "MCP-2026-07-28 server/utilities/completion": "Arguments of prompts and templates are completed.",
     "MCP-2026-07-28 server/utilities/logging": "Logs go out only at the request's logLevel, on its own stream.",
     "MCP-2025-11-25 server/utilities/logging": "logging/setLevel holds for the session.",
+    "MCP-2025-06-18 client/elicitation": "A form has what this revision knows of forms.",
     "MCP-2025-11-25 client/elicitation": "A question is a request on the call's own stream.",
     "MCP-2025-11-25 server/tools#list-changed": "A list that changed is told to every session.",
     "MCP-2026-07-28 server/tools#content": "Content blocks of every kind, with annotations.",

@@ -28,6 +28,7 @@ from mcp_types import (
     LoggingMessageNotificationParams,
     ProgressNotification,
     ProgressNotificationParams,
+    Request,
 )
 from mcp_types import methods as wire
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -214,6 +215,12 @@ class ModernCaller(_EdgeCaller):
         return {key: self.used[key] for key in requests}
 
 
+class _Asked(Request[dict[str, Any], str]):
+    """A request just as it is to go out: the SDK's own models say today's `mode` to revisions that know none."""
+
+    params: dict[str, Any]
+
+
 class OlderCaller(_EdgeCaller):
     """A client of a revision with a handshake: requests go to it on the stream of the call, and it has a while to answer."""
 
@@ -244,7 +251,7 @@ class OlderCaller(_EdgeCaller):
         version = self._ctx.protocol_version
         params = _older(request, version)
         try:
-            asked = wire.parse_server_request(request.method, version, params)
+            wire.parse_server_request(request.method, version, params)
         except (KeyError, ValidationError):
             raise MissingCapability(
                 f"the client speaks {version}, in which it cannot be asked this ({request.method}); "
@@ -256,7 +263,7 @@ class OlderCaller(_EdgeCaller):
         kind = kinds[-1] if request.params.get("tools") else kinds[0]
         try:
             answer = await self._ctx.session.send_request(
-                asked,  # type: ignore[arg-type]
+                _Asked(method=request.method, params=dict(params)),  # type: ignore[arg-type]
                 kind,
                 ASK_SECONDS,
                 ServerMessageMetadata(related_request_id=self._ctx.request_id),

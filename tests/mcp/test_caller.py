@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anyio
@@ -23,6 +24,7 @@ from agentmesh.mcp.caller import NOTICES
 from tests.engine import meshes
 from tests.mcp.conftest import LEGACY, MODERN, mcp_server
 from tests.mcp.everything import ANSWERS, everything, modern_client
+from tests.mcp.test_wire import answer, legacy
 from tests.requirements import covers
 
 pytestmark = pytest.mark.anyio
@@ -274,3 +276,49 @@ async def test_what_a_function_tells_never_breaks_or_stops_its_call(era: str) ->
     assert len(set(told)) == len(told)  # the client's callbacks may run in another order
     assert 1 <= len(told) <= 2 * NOTICES
     assert object not in [type(data) for data in heard]
+
+
+@covers("MCP-2025-06-18 client/elicitation")
+async def test_a_client_of_june_2025_gets_a_form_of_its_revision() -> None:
+    """Choices with titles as `enumNames`, and no `mode`; what it cannot be asked at all is the tool's failure."""
+    initialize = {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {"elicitation": {}},
+        "clientInfo": {"name": "t", "version": "1"},
+    }
+    form = {"type": "object", "properties": {"one": {"type": "string", "oneOf": [{"const": "a", "title": "A"}]}}}
+
+    async def asks(ctx: Context) -> str:
+        return str((await ctx.elicit("k", "Which?", form))["content"])
+
+    async def asks_for_several(ctx: Context) -> str:
+        several = {"type": "array", "items": {"type": "string", "enum": ["a"]}}
+        return str(await ctx.elicit("k", "Which?", {"type": "object", "properties": {"some": several}}))
+
+    tools = {name: {"description": "Asks.", "python": f"app:{name}"} for name in ("asks", "several")}
+    functions = {"app:asks": asks, "app:several": asks_for_several}
+    async with (
+        meshes.serving(meshes.mesh(tools=tools), functions=functions) as engine,
+        mcp_server(engine) as url,
+        modern_client(url) as client,
+    ):
+        http = client.http
+        opened = await http.post("", json=legacy("initialize", initialize))
+        session = {"mcp-session-id": opened.headers["mcp-session-id"], "mcp-protocol-version": "2025-06-18"}
+        await http.post("", json=legacy("notifications/initialized", ident=None), headers=session)
+        several = answer(await http.post("", json=legacy("tools/call", {"name": "desk.several"}), headers=session))
+        assert several["result"]["isError"]
+        assert "several choices" in several["result"]["content"][0]["text"]
+        call = legacy("tools/call", {"name": "desk.asks"}, ident=2)
+        async with http.stream("POST", "", json=call, headers=session) as response:
+            events = (json.loads(line[5:]) async for line in response.aiter_lines() if line.startswith("data: {"))
+            asked = await anext(events)
+            assert asked["params"] == {
+                "message": "Which?",
+                "requestedSchema": {
+                    "type": "object", "properties": {"one": {"type": "string", "enum": ["a"], "enumNames": ["A"]}},
+                },
+            }  # fmt: skip
+            said = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept", "content": {"one": "a"}}}
+            assert (await http.post("", json=said, headers=session)).status_code == 202
+            assert (await anext(events))["result"]["content"][0]["text"] == "{'one': 'a'}"
