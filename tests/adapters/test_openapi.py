@@ -142,6 +142,8 @@ class Api:
                 return Response(PIXEL, media_type="image/png")
             case ["say", "file"]:
                 return Response(b"PK\x03\x04", media_type="application/zip")
+            case ["say", "flood"]:
+                return PlainTextResponse("x" * 5_000_000)
             case ["say", "elsewhere"]:
                 return Response(status_code=302, headers={"location": "http://other.example/"})
             case ["say", code]:
@@ -323,6 +325,8 @@ async def test_refusals_are_results_in_the_apis_words() -> None:
         assert "not as its document says" in lie.text
         assert (await call(source, "say", what="418")).is_error
         assert "points elsewhere" in (await call(source, "say", what="elsewhere")).text
+        with pytest.raises(Fail, match="larger than 4 MB"):
+            await call(source, "say", what="flood")
 
 
 async def test_what_may_be_tried_again_is_told_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from starlette.routing import Mount
 
 from agentmesh.adapters.http_outside import OutsideHttp
 from agentmesh.adapters.memory import MemoryStore
-from agentmesh.adapters.openapi import OpenApiSource
+from agentmesh.adapters.openapi import OpenApiSource, _parsed
 from agentmesh.adapters.openapi_operation import ApiOperation, Operations, read_operations
 from agentmesh.adapters.openapi_request import request_of
 from agentmesh.adapters.openapi_schema import MAX_BYTES, Schemas
@@ -24,6 +25,7 @@ from agentmesh.core.policy import Principal
 from agentmesh.core.schema import schema_faults, validator
 from agentmesh.core.server_file import ServerFile
 from agentmesh.core.source import SourceCall
+from agentmesh.errors import Fail, ProjectError
 from agentmesh.http.api import build_api
 from agentmesh.http.auth import Guard
 from agentmesh.http.problems import HANDLERS
@@ -241,3 +243,37 @@ def test_whatever_is_called_an_operation_is_read_or_left_out(operation: Any) -> 
     document = described({"/a/{b}": {"get": operation, "post": operation}, "/good": {"get": {"operationId": "good!"}}})
     found = read(document, url="https://x.example")
     assert "good" in {tool.path.strip("/") for tool in found.tools.values()}
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[" * 200_000, "nested"),
+        ("a: " + "[" * 200_000, "nested deeper"),
+        ("a: " + "{b: " * 5_000, "nested deeper"),
+        (BOMB, "more than 400,000 values"),
+        ("# " + "x" * 9_000_000, "more than 8,388,608"),
+        ("a: 1\na: 2", "stands here twice"),
+        ("a: !!python/object:os.system x", "tag"),
+        ("a: \x01", "control character"),
+    ],
+    ids=["json", "yaml", "flow", "aliases", "size", "twice", "tag", "control"],
+)
+def test_a_hostile_document_is_refused_at_once(text: str, why: str) -> None:
+    """Within a second or two, in one sentence, with nothing executed."""
+    begun = time.monotonic()
+    with pytest.raises((Fail, ProjectError), match=why):
+        _parsed(text.encode(), "api.yaml")
+    assert time.monotonic() - begun < 10
+
+
+def test_a_large_document_in_yaml_is_read() -> None:
+    """Past what a project file may have; as the core schema of YAML 1.2 has it."""
+    lines = "".join(f"  /a{i}:\n    get: {{summary: on, tags: [no, 12:30], x-n: 0o17}}\n" for i in range(10_000))
+    found = _parsed(f"openapi: 3.1.0\npaths:\n{lines}".encode(), "api.yaml")
+    assert found["paths"]["/a9999"]["get"] == {"summary": "on", "tags": ["no", "12:30"], "x-n": 15}
