@@ -21,6 +21,48 @@ FILES = {
     path.relative_to(EXAMPLES).as_posix(): read_yaml(path.read_bytes(), path.name).value
     for path in sorted(EXAMPLES.rglob("*.yaml"))
 }
+FILES |= {
+    "servers/theirs.yaml": {
+        "name": "theirs",
+        "upstream": {
+            "url": "https://a.example.com/mcp", "headers": {"X": "${{ secrets.DESK_HOOK }}"}, "timeout": "5s", "at_once": 3,
+            "oauth": {"flow": "authorization_code", "client_id": "x", "scopes": ["a"], "issuer": "https://b.example.com"},
+        },
+        "expose": ["get_*"], "reads": ["get_*"], "approve": "never", "offer": "search", "pin": ["get_x"],
+    },
+    "servers/child.yaml": {
+        "name": "child",
+        "upstream": {"command": ["a", "b"], "env": {"A": "b"}, "cwd": "workflows", "memory": "64MiB"},
+    },
+    "servers/api.yaml": {
+        "name": "api",
+        "openapi": {
+            "document": "https://a.example.com/openapi.json", "url": "https://a.example.com", "token": "t",
+            "operations": {"x": {"name": "y", "description": "Y.", "arguments": {"a": 1}, "rename": {"b": "c"}}},
+        },
+    },
+    "servers/shows.yaml": {
+        "name": "shows",
+        "tools": {
+            "asks": {
+                "description": "Asks.", "input": {"type": "object", "properties": {"a": {"type": "string"}}},
+                "python": "os:getpgid", "execution": {"taskSupport": "optional"},
+                "elicit": {"pid": {"message": "${{ input.a }}", "form": {"type": "object", "properties": {"b": {"type": "string"}}}}},
+            }
+        },
+        "resources": {
+            "text": {"uri": "s://a/{b}", "description": "A.", "text": "${{ input.b }}", "mime": "text/plain"},
+            "file": {"uri": "s://f", "description": "F.", "file": "agentmesh.yaml", "subscribe": True},
+            "python": {"uri": "s://p/{pid}", "description": "P.", "python": "os:getpgid"},
+        },
+        "prompts": {
+            "p": {
+                "description": "P.", "arguments": {"a": {"required": True, "values": ["x"]}},
+                "messages": [{"text": "${{ input.a }}"}, {"role": "assistant", "resource": "s://f"}, {"file": "agentmesh.yaml"}],
+            }
+        },
+    },
+}  # fmt: skip
 ODD: list[Any] = [
     *(None, True, 0, -1, 1.5, 10**18, "", "x", "${{ ", "}}", "${{ input.text }}", "${{ secrets.X }}", "${{ steps.a.output }}"),
     *("steps.x.output.y == null", "output.x", "loop.last.x", "error.code", "5m", "*", "input.text.matches('(')", "$ref"),
