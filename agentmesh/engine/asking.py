@@ -99,7 +99,7 @@ class RunCaller:
         params = request.params
         try:
             answer = await run.ask(
-                path, 1, kind="input", verb=ASKED, ask=str(params.get("message", "")),
+                path, 1, kind="input", verb=ASKED, ask=_sentence(params),
                 form=params.get("requestedSchema"), subject=f"step:{self._path}",
             )  # fmt: skip
             output: dict[str, JSON] = {"action": "accept", "content": answer.value}
@@ -108,6 +108,12 @@ class RunCaller:
         await run.journal.write(Entry(Kind.STEP_COMPLETED, path, 1, {"verb": ASKED, "output": output}))
         run.remember(path, output)
         return output
+
+
+def _sentence(params: Mapping[str, Any]) -> str:
+    """What a person is asked. An address to open (`mode: url`) stands in it: a run's questions have no other place for it."""
+    message = str(params.get("message", ""))
+    return f"{message} Open {params.get('url')} and answer then." if params.get("mode") == "url" else message
 
 
 ACTIONS = ("accept", "decline", "cancel")

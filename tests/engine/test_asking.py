@@ -43,8 +43,13 @@ def tool(function: str = "t:greet", **more: Any) -> dict[str, Any]:
     return {"greet": {"description": "Greets.", "python": function, **more}}
 
 
+async def log_in(ctx: Context) -> str:
+    request = InputRequest(ELICITATION, {"mode": "url", "message": "Log in to desk.", "url": "http://mesh/login"})
+    return str((await ctx.ask({"login:desk": request}))["login:desk"]["action"])
+
+
 TASK = {"taskSupport": "optional"}
-FUNCTIONS = {"t:greet": greet, "t:both": both}
+FUNCTIONS = {"t:greet": greet, "t:both": both, "t:log_in": log_in}
 
 
 async def call(engine: Engine, caller: ScriptedCaller | None = None, **more: Any) -> Any:
@@ -160,6 +165,17 @@ async def test_a_question_of_a_function_can_be_declined() -> None:
         await waiting(engine, run.id)
         await engine.runs.answer(LOCAL, run.id, yes=False)
         assert (await ended(engine, run)).output == "Hello, nobody!"
+
+
+async def test_an_address_to_open_is_a_question_of_the_run() -> None:
+    """Whoever answers sees the address, and says when they have been there."""
+    async with serving(mesh(tools=tool("t:log_in", execution=TASK)), functions=FUNCTIONS) as engine:
+        run = await engine.tools.begin(LOCAL, ToolCall("desk.greet", {}))
+        await waiting(engine, run.id)
+        (question,) = await engine.runs.questions(LOCAL, run.id)
+        assert question.ask == "Log in to desk. Open http://mesh/login and answer then."
+        await engine.runs.answer(LOCAL, run.id, yes=True)
+        assert (await ended(engine, run)).output == "accept"
 
 
 async def test_two_questions_are_open_at_once_and_survive_the_worker() -> None:
