@@ -59,7 +59,10 @@ class FolderFiles:
             self._secret is not None and self._folder.resolve().joinpath(*names).is_relative_to(self._secret)
         ):
             raise NotFound(f"there is no file {path!r} to show")
-        at = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            at = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise NotFound(f"the mesh's folder cannot be read now ({error.strerror})") from None
         try:
             for name in names[:-1]:
                 below = os.open(name, _FOLDER, dir_fd=at)

@@ -84,31 +84,31 @@ class Reload:
             return True
         async with self._lock:
             try:
-                new = await anyio.to_thread.run_sync(self.load)
+                return await self._read_and_take(self.load)
             except ProjectError as error:
                 return self._refuse(error.faults)
             except Exception as error:  # the files must never take the server down
-                log.exception("the files could not be read")
-                return self._refuse([Fault(MESH_FILE, 0, 0, f"could not be read: {error}")])
-            kept = {key: getattr(self._mesh.file, key) for key in KEPT}
-            restart = _restart(self._mesh.file, new.file)
-            faults = [Fault(MESH_FILE, 0, 0, said) for said in (*_not_there_yet(self._mesh, new), *self.look(new))]
-            if faults:
-                return self._refuse(faults)
-            new = replace(new, file=new.file.model_copy(update=kept))
-            self.state = replace(self.state, faults=(), restart=restart)
-            for said in restart:
+                log.exception("the files could not be taken over")
+                return self._refuse([Fault(MESH_FILE, 0, 0, f"the files could not be taken over: {error}")])
+
+    async def _read_and_take(self, load: Callable[[], Mesh]) -> bool:
+        new = await anyio.to_thread.run_sync(load)
+        kept = {key: getattr(self._mesh.file, key) for key in KEPT}
+        restart = _restart(self._mesh.file, new.file)
+        faults = [Fault(MESH_FILE, 0, 0, said) for said in (*_not_there_yet(self._mesh, new), *self.look(new))]
+        if faults:
+            return self._refuse(faults)
+        new = replace(new, file=new.file.model_copy(update=kept))
+        for said in restart:
+            if said not in self.state.restart:
                 log.warning("%s", said)
-            return new == self._mesh or await self._take_over(new)
+        self.state = replace(self.state, faults=(), restart=restart)
+        return new == self._mesh or await self._take_over(new)
 
     async def _take_over(self, new: Mesh) -> bool:
         sources = None
         if self.sources is not None:
-            try:
-                sources = await self.sources(new)
-            except Exception as error:
-                log.exception("what others serve could not be opened")
-                return self._refuse([Fault(MESH_FILE, 0, 0, f"what others serve could not be opened: {error}")])
+            sources = await self.sources(new)
         told = list(_told(self._mesh, new))
         # From here to the end nothing is awaited: nobody sees the new files with the old sources.
         self._mesh.adopt(new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from agentmesh.core.store import Store
 from agentmesh.engine.changes import Changes
 from agentmesh.errors import TooLarge
 
+log = logging.getLogger("agentmesh.engine")
 MOST = 10_000
 """Resources watched at once."""
 LOOK = 1.0
@@ -104,7 +106,11 @@ class Watching:
         while True:
             for uri, watched in list(self._watched.items()):
                 if watched.path is not None and self._files is not None:
-                    stamp = await self._files.stamp(watched.path)
+                    try:
+                        stamp = await self._files.stamp(watched.path)
+                    except Exception:  # one that cannot be looked at must not end the looking at others
+                        log.exception("the file %s cannot be looked at", watched.path)
+                        continue
                     if stamp != watched.stamp:
                         watched.stamp = stamp
                         self._changes.publish("updated", uri)
