@@ -30,6 +30,8 @@ ITEMS: Final = 10_000
 """Of one list; a server with more is one that never ends its list."""
 SCHEMA_LIMIT: Final = 128 * 1024
 """Bytes of one schema as JSON. Every client that lists tools gets it."""
+KEPT_SCHEMA: Final = 8 * 1024
+"""Up to so many bytes a schema that was looked at is remembered."""
 DEPTH: Final = 40
 TEXT_LIMIT: Final = 64 * 1024
 """Characters of a description."""
@@ -156,12 +158,11 @@ def _schema_fault(schema: Any) -> str | None:
         return f"cannot be used: {str(error)[:200]}"
     if len(text) > SCHEMA_LIMIT:
         return f"is longer than {SCHEMA_LIMIT // 1024} kB"
-    return _text_fault(text)
+    return _text_fault(text) if len(text) > KEPT_SCHEMA else _kept_fault(text)
 
 
-@lru_cache(4096)
 def _text_fault(text: str) -> str | None:
-    """What is wrong with a schema, by its text: looking takes milliseconds, and lists are looked at again and again."""
+    """What is wrong with a schema, by its text."""
     schema = json.loads(text)
     try:
         for path, fault in schema_faults(usable_schema(schema)):
@@ -170,6 +171,10 @@ def _text_fault(text: str) -> str | None:
     except (ValueError, RecursionError, TypeError) as error:
         return f"cannot be used: {str(error)[:200]}"
     return None if schema.get("type") == "object" else "is not of type object"
+
+
+_kept_fault = lru_cache(4096)(_text_fault)
+"""Looking takes milliseconds, and lists are looked at again and again."""
 
 
 def usable_schema(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class Watch:
         self._uris: Counter[str] = Counter()
         self._stale: set[Changed] = set()
         self._news = anyio.Event()
+        self._told: set[Changed] = set()
+        """Lists whose changes the upstream tells; the others are looked at now and then."""
         self._streams: dict[str, anyio.CancelScope] = {}
         self._group: anyio.abc.TaskGroup | None = None
 
@@ -66,26 +68,28 @@ class Watch:
 
     async def run(self, session: Session, refresh: Callable[[Collection[Changed]], Awaitable[None]]) -> None:
         """Until it is cancelled. NotSent when the upstream counts as gone."""
-        told = {what for what in ALL if _tells(session, what, "listChanged")}
+        told = self._told = {what for what in ALL if _tells(session, what, "listChanged")}
         async with anyio.create_task_group() as group:
             self._group, self._streams = group, {}
             try:
                 if session.modern and told:
                     group.start_soon(self._listen, session, {_FILTER[what]: True for what in told}, told)
                 for uri in list(self._uris):
-                    await self._begin(session, uri)
-                await self._look(refresh, [what for what in ALL if what not in told])
+                    try:
+                        await self._begin(session, uri)
+                    except InvalidInput as error:
+                        log.warning("%s", error)
+                await self._look(refresh)
             finally:
                 self._group, self._streams = None, {}
                 group.cancel_scope.cancel()
 
-    async def _look(
-        self, refresh: Callable[[Collection[Changed]], Awaitable[None]], others: Collection[Changed]
-    ) -> None:
+    async def _look(self, refresh: Callable[[Collection[Changed]], Awaitable[None]]) -> None:
         while True:
             with anyio.move_on_after(LOOK * self._random.uniform(0.8, 1.2)) as scope:
                 await self._news.wait()
-            what: Collection[Changed] = others if scope.cancelled_caught else [one for one in ALL if one in self._stale]
+            looked = scope.cancelled_caught
+            what = [one for one in ALL if (one not in self._told if looked else one in self._stale)]
             self._news, self._stale = anyio.Event(), set()
             if what:
                 await refresh(what)
@@ -103,6 +107,7 @@ class Watch:
                 await session.request("subscriptions/listen", {"notifications": wanted}, timeout=None)
             except (RpcError, Fail) as error:
                 log.warning("upstream %s: does not tell of changes: %s", self._name, error)
+                self._told.difference_update(told)
                 return
             except MeshError as error:
                 if anyio.current_time() - began < AGAIN:
