@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ import httpx2
 from agentmesh.adapters.upstream_oauth_auth import Attempt, OAuthRequests, attempting
 from agentmesh.adapters.upstream_oauth_challenge import Challenge, covers, join
 from agentmesh.adapters.upstream_oauth_login import LoginFlow
-from agentmesh.adapters.upstream_oauth_provider import Provider
+from agentmesh.adapters.upstream_oauth_provider import Provider, digest
 from agentmesh.adapters.upstream_oauth_token import Refused, Token, request_token
 from agentmesh.adapters.upstream_oauth_web import OAuthWeb
 from agentmesh.adapters.vault import Vault, key_of
@@ -78,6 +79,7 @@ class UpstreamOAuth:
             document=client_document,
         )
         self._flow = LoginFlow(self._provider, vault=vault, clock=clock, way_in=self.way_in)
+        self._nonce = secrets.token_hex(8)
         self._tokens: dict[str, Token] = {}
         self._renewing: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._arrived: dict[str, anyio.Event] = {}
@@ -163,7 +165,7 @@ class UpstreamOAuth:
         token = self._tokens.get(key_of(who))
         if token is None:
             token = await self._load(who)
-        if token is not None and not token.fresh(self._clock()):
+        if token is not None and not token.fresh(self._clock(), self._share(token)):
             token = await self.renew(who, token)
         return token
 
@@ -231,6 +233,10 @@ class UpstreamOAuth:
 
     def _whose(self, principal: Principal | None) -> Principal:
         return principal if self.per_user and principal is not None else MESH
+
+    def _share(self, token: Token) -> float:
+        """Where in the spread this server renews this token: by chance, and always the same."""
+        return int(digest(self._nonce + token.access_token)[:8], 16) / 0xFFFFFFFF
 
     def _usable(self, token: Token) -> bool:
         return token.refresh_token is not None or token.fresh(self._clock())

@@ -85,14 +85,14 @@ async def _resource_metadata(web: OAuthWeb, upstream: str, metadata_url: str | N
     return None
 
 
-async def _server_metadata(web: OAuthWeb, issuer: str, upstream: str) -> Mapping[str, Any] | None:
-    """The authorization server's metadata, which name that very issuer."""
+async def _server_metadata(web: OAuthWeb, issuer: str, upstream: str, *also: str) -> Mapping[str, Any] | None:
+    """The authorization server's metadata, which name that very issuer, or one of `also`."""
     for url in build_oauth_authorization_server_metadata_discovery_urls(issuer, upstream):
         answer = await web.get(url)
         if answer.status >= 500 or answer.status == 429:
             raise Retry(f"the authorization server {_short(issuer)} answered {answer.status}")
         if answer.status == 200 and answer.body:
-            if answer.body.get("issuer") != issuer:
+            if answer.body.get("issuer") not in (issuer, *also):
                 named = _text(answer.body, "issuer")
                 raise Fail(f"the metadata of the authorization server {_short(issuer)} are those of {_short(named)}")
             return answer.body
@@ -102,9 +102,9 @@ async def _server_metadata(web: OAuthWeb, issuer: str, upstream: str) -> Mapping
 async def _of_2025_03_26(web: OAuthWeb, upstream: str, resource: str) -> AuthorizationServer:
     """The upstream's own origin (2025-03-26 basic/authorization 2.3): its metadata, or the default endpoints."""
     origin = _origin(upstream)
-    metadata = await _server_metadata(web, origin, upstream)
+    metadata = await _server_metadata(web, origin, upstream, f"{origin}/")  # an origin may be written either way
     if metadata is not None:
-        return _server(metadata, origin, resource, None)
+        return _server(metadata, str(metadata["issuer"]), resource, None)
     return AuthorizationServer(
         issuer=origin,
         authorization_endpoint=urljoin(origin, "/authorize"),

@@ -13,6 +13,8 @@ from agentmesh.errors import Fail, Retry
 
 EARLY: Final = 30.0
 """Seconds before its end from which a token is renewed: a request that is on its way must still arrive in time."""
+SPREAD: Final = 90.0
+"""Seconds over which several servers of a mesh spread the renewal of one token, so that only the first of them has to."""
 
 
 class Refused(Fail):
@@ -35,14 +37,21 @@ class Token:
     """Scopes that were granted."""
     tries: int = 0
     """How often it was tried in vain to have more scopes."""
+    given_at: float = 0.0
+    """Unix seconds when it was given or renewed."""
     at: float = 0.0
     """Unix seconds of the login, or of the first token of the mesh."""
     tenant: str = ""
     subject: str = ""
 
-    def fresh(self, now: float) -> bool:
-        """Whether it may still be sent."""
-        return self.expires_at is None or now < self.expires_at - EARLY
+    def fresh(self, now: float, share: float = 0.0) -> bool:
+        """Whether it may still be sent. `share`, from 0 to 1: where in the spread this server of the mesh renews it.
+
+        One that is good for a short time only is renewed in the last quarter of that.
+        """
+        if self.expires_at is None:
+            return True
+        return now < self.expires_at - min(EARLY + SPREAD * share, (self.expires_at - self.given_at) / 4)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,7 +70,7 @@ class Token:
 async def request_token(
     web: OAuthWeb, server: AuthorizationServer, client: OAuthClient, grant: Mapping[str, str], now: float
 ) -> Mapping[str, Any]:
-    """Asks the token endpoint: `{access_token, refresh_token, expires_at, scope}`, those that it gave.
+    """Asks the token endpoint: `{access_token, given_at, refresh_token, expires_at, scope}`, those of the last three that it gave.
 
     Refused when it will not, Retry when it may later. The resource is always named (RFC 8707).
     """
@@ -78,7 +87,7 @@ async def request_token(
         raise Fail(
             f"the authorization server {server.issuer} gave a token that is not a bearer token; only those can be used"
         )
-    given: dict[str, Any] = {"access_token": access}
+    given: dict[str, Any] = {"access_token": access, "given_at": now}
     if (seconds := _seconds(body.get("expires_in"))) is not None:
         given["expires_at"] = now + seconds
     for name in ("refresh_token", "scope"):

@@ -200,6 +200,38 @@ async def test_a_token_is_renewed_before_it_ends() -> None:
         assert m.server.count("/mcp") == 2, "one for the challenge, one for the call"
 
 
+async def test_a_token_that_is_good_for_seconds() -> None:
+    """It is used as long as it is good, and not renewed for every call."""
+    async with mesh(expires_in=20) as m:
+        await m.log_in()
+        for _ in range(3):
+            assert await m.call() == (200, None)
+            m.clock.now += 4
+        assert len(m.server.forms) == 1
+        m.clock.now += 4
+        assert await m.call() == (200, None)
+        assert len(m.server.forms) == 2
+
+
+async def test_servers_spread_their_renewals() -> None:
+    """Of the servers of a mesh one renews a token first, and the others find what it got: not all ask at the same moment."""
+    async with mesh() as m:
+        await m.log_in()
+        token = await m.oauth.token(ANN)
+        assert token is not None
+        servers = [m, *(m.again() for _ in range(7))]
+        for server in servers:
+            assert await server.oauth.token(ANN) == token
+        moments = {server.oauth._share(token) for server in servers}
+        assert len(moments) == len(servers)
+        assert all(0 <= moment <= 1 for moment in moments)
+        m.clock.now += 3600 - 30 - 90 * max(moments) + 0.001
+        assert [await server.oauth.token(ANN) == token for server in servers].count(False) == 1
+        m.clock.now += 120
+        assert len({(await server.oauth.token(ANN)).access_token for server in servers}) == 1  # type: ignore[union-attr]
+        assert [form["grant_type"] for form in m.server.forms] == ["authorization_code", "refresh_token"]
+
+
 @pytest.mark.parametrize("rotate", [True, False])
 async def test_one_renewal_at_a_time(rotate: bool) -> None:
     """Twenty calls at once with a token that has ended: one renewal, and all of them are let through."""
