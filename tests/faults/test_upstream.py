@@ -29,8 +29,8 @@ from tests.adapters.upstreams import call, desk_at, listening, until, upstream
 
 pytestmark = [pytest.mark.anyio, pytest.mark.faults]
 CHILD = str(Path(__file__).parent.parent / "adapters" / "upstream_child.py")
-USUAL = 0.5
-"""Seconds in which a good upstream answers here, with a wide margin."""
+USUAL, SLOWEST = 0.3, 1.5
+"""Seconds in which a good upstream answers nine times of ten, and always: with a wide margin for a machine that does other things too."""
 
 
 def command(kind: str = "good") -> dict[str, Any]:
@@ -58,7 +58,9 @@ async def well_beside() -> AsyncIterator[list[float]]:
         yield took
         group.cancel_scope.cancel()
     assert len(took) > 3, "the good upstream was hardly asked"
-    assert max(took) < USUAL, f"the good upstream took {max(took):.2f} s"
+    took.sort()
+    assert took[len(took) * 9 // 10] < USUAL, f"the good upstream took {took[len(took) * 9 // 10]:.2f} s"
+    assert took[-1] < SLOWEST, f"the good upstream took {took[-1]:.2f} s once"
 
 
 async def test_one_that_hangs_keeps_nobody_waiting_but_its_callers() -> None:
