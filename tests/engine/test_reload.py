@@ -88,7 +88,7 @@ async def test_files_with_faults_change_nothing_and_are_told_until_they_are_righ
         assert [one.description for one in engine.tools.list(LOCAL)] == ["Old."]
         assert engine.reload.state.to_json()["faults"] == ["servers/desk.yaml:3:1: unknown key 'x'"]
         assert await take(engine, new)
-        assert engine.reload.state.faults == ()
+        assert not engine.reload.state.faults
         assert [one.description for one in engine.tools.list(LOCAL)] == ["New."]
 
 
