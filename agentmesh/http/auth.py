@@ -24,7 +24,7 @@ from agentmesh.engine.identity import principal_for_open_server
 from agentmesh.engine.meter import CANCELLED, OTHER, Meter
 from agentmesh.errors import ServeError
 from agentmesh.http.first_step import FirstStep
-from agentmesh.http.problems import problem, problem_response, refusal_response, retry_headers, to_problem
+from agentmesh.http.problems import RETRY_AFTER, problem, problem_response, refusal_response, retry_headers, to_problem
 from agentmesh.settings import Limits
 
 log = logging.getLogger(__name__)
@@ -193,6 +193,13 @@ class Guard:
                 await self._attend(scope, body, receive, response)
             else:
                 await self.app(scope, _replay(body, receive), response)
+        except asyncio.CancelledError:
+            if response.started:
+                raise
+            # The server stops, and its moment for open answers is over: say so, and leave the log to what went wrong.
+            stopping = problem(503, "the server is stopping; try again in a moment", code="stopping")
+            headers = {"connection": "close", "retry-after": RETRY_AFTER}
+            await refusal_response(scope["path"], stopping, headers)(scope, receive, response)
         except Exception as error:
             if response.complete:
                 return  # the application's own handler has answered and logged it

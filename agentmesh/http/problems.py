@@ -91,7 +91,7 @@ def problem(status: int, detail: str, *, code: str | None = None, **data: Any) -
 def refusal_response(path: str, refused: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     """A refusal from before the edges, in the form of the protocol that is spoken at `path`.
 
-    JSON-RPC at `/mcp` and `/a2a`: -32600, without the id that was not read (MCP leaves it out, JSON-RPC 2.0 section 5 says null).
+    JSON-RPC at `/mcp` and `/a2a`: -32600 (from 500 on what each has for a server that cannot), without the id that was not read (MCP leaves it out, JSON-RPC 2.0 section 5 says null).
     A `google.rpc.Status` under `/a2a/` (A2A 1.0.1 section 11.6). OpenAI's form at `/v1/chat/completions`. Problem details elsewhere. The
     HTTP status is the same in all.
     """
@@ -100,10 +100,13 @@ def refusal_response(path: str, refused: Mapping[str, Any], headers: Mapping[str
     status = int(refused["status"])
     if where in JSON_RPC:
         id_ = {} if where == "/mcp" else {"id": None}
+        code = -32600
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # not the request's fault
+            code = -32004 if where == "/mcp" else -32603
         body: dict[str, Any] = {
             "jsonrpc": "2.0",
             **id_,
-            "error": {"code": -32600, "message": refused["detail"], "data": data},
+            "error": {"code": code, "message": refused["detail"], "data": data},
         }
     elif path.startswith("/a2a/"):
         word = "PERMISSION_DENIED" if status == HTTPStatus.FORBIDDEN else "INVALID_ARGUMENT"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import anyio
 import httpx
 import pytest
@@ -269,3 +272,42 @@ def test_anything_else_is_refused_until_callers_are_known(host: str) -> None:
     """The error says what to do instead."""
     with pytest.raises(ServeError, match="use --host"):
         check_bind(host)
+
+
+async def test_what_is_cut_off_by_the_end_of_the_server_is_told_so() -> None:
+    """503 and when to come again, in the form of the protocol spoken there; a response that has begun just breaks off."""
+    begun = anyio.Event()
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/v1/half":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        begun.set()
+        await anyio.sleep_forever()
+
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    def scope(path: str) -> Scope:
+        return {
+            "type": "http", "method": "POST", "path": path, "headers": [(b"host", b"127.0.0.1:80")],
+            "server": ("127.0.0.1", 80),
+        }  # fmt: skip
+
+    guard = Guard(waits, attended=())
+    task = asyncio.ensure_future(guard(scope("/mcp"), receive, send))
+    await begun.wait()
+    task.cancel()
+    await task
+    assert sent[0]["status"] == 503
+    assert dict(sent[0]["headers"])[b"retry-after"]
+    assert b"-32004" in sent[1]["body"]
+    half = asyncio.ensure_future(guard(scope("/v1/half"), receive, send))
+    await anyio.wait_all_tasks_blocked()
+    half.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await half
