@@ -91,7 +91,8 @@ def problem(status: int, detail: str, *, code: str | None = None, **data: Any) -
 def refusal_response(path: str, refused: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     """A refusal from before the edges, in the form of the protocol that is spoken at `path`.
 
-    JSON-RPC at `/mcp` and `/a2a`: -32600 (from 500 on what each has for a server that cannot), without the id that was not read (MCP leaves it out, JSON-RPC 2.0 section 5 says null).
+    JSON-RPC at `/mcp` and `/a2a`: -32600, from 500 on what each has for a server that cannot; without the id that was not read (MCP
+    leaves it out, JSON-RPC 2.0 section 5 says null).
     A `google.rpc.Status` under `/a2a/` (A2A 1.0.1 section 11.6). OpenAI's form at `/v1/chat/completions`. Problem details elsewhere. The
     HTTP status is the same in all.
     """
@@ -110,6 +111,7 @@ def refusal_response(path: str, refused: Mapping[str, Any], headers: Mapping[str
         }
     elif path.startswith("/a2a/"):
         word = "PERMISSION_DENIED" if status == HTTPStatus.FORBIDDEN else "INVALID_ARGUMENT"
+        word = "UNAVAILABLE" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else word
         body = {"error": {"code": status, "status": word, "message": refused["detail"]}}
     elif path.startswith(OPENAI):
         body = openai_error(status, str(refused["detail"]), str(refused["code"]))
