@@ -181,6 +181,8 @@ class HttpWire:
             except (Fail, Dropped, Oversized):
                 found = {}
             if isinstance(found.get("error"), dict):
+                if self._session is not None and status == 400 and _of_session(found["error"]):
+                    raise SessionLost(f"{self._name} has forgotten our session")
                 return found
         if status in (401, 403):
             raise HttpStatus(
@@ -234,6 +236,11 @@ class HttpWire:
                     pass
             except (Unreachable, Dropped):
                 pass  # a server that has gone has no session either
+
+
+def _of_session(error: Mapping[str, object]) -> bool:
+    """Whether an error says that our session is not known. The specification wants 404; servers after the SDKs' examples say 400."""
+    return error.get("code") in (-32000, -32001) and "session" in str(error.get("message")).lower()
 
 
 def _answers(found: Message, message: Message) -> bool:
