@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 from pydantic_core import from_json
 
+from agentmesh.core.json_text import VALUES, too_many_values
 from agentmesh.errors import Fail, NotSent, Unanswered
 
 Message = dict[str, Any]
@@ -71,12 +72,18 @@ class Wire(Protocol):
 async def parse(raw: bytes, what: str) -> Message:
     """One JSON-RPC message. Fail when it is none."""
     try:
-        value = await anyio.to_thread.run_sync(from_json, raw) if len(raw) > LARGE else from_json(raw)
+        value = await anyio.to_thread.run_sync(_read_large, raw, what) if len(raw) > LARGE else from_json(raw)
     except ValueError as error:
         raise Fail(f"{what} answered what is no JSON: {str(error)[:200]}") from None
     if not isinstance(value, dict) or value.get("jsonrpc") != "2.0":
         raise Fail(f"{what} answered what is no JSON-RPC message")
     return value
+
+
+def _read_large(raw: bytes, what: str) -> Any:
+    if too_many_values(raw):
+        raise Fail(f"{what} answered more than {VALUES:,} values in one message; ask it for less at a time")
+    return from_json(raw)
 
 
 class Pace:

@@ -62,7 +62,7 @@ def parse_once(body: bytes) -> JSON:
     readers differ in which value they take. TooLarge for more values than anybody looks through while others wait, NotUtf8.
     ValueError and RecursionError for what is no JSON, NaN and infinities among it.
     """
-    if len(body) > VALUES and _values(body) > VALUES and _values(_bare(body)) > VALUES:
+    if too_many_values(body):
         raise TooLarge(f"the JSON holds more than {VALUES:,} values; send less at a time, or as text")
     try:
         text = body.decode("utf-8")
@@ -74,6 +74,11 @@ def parse_once(body: bytes) -> JSON:
         # What is wrong with it may be nothing to a reader less strict, which must not take one of two values either.
         json.loads(body, object_pairs_hook=_once)
         raise
+
+
+def too_many_values(body: bytes) -> bool:
+    """Whether a text holds more than VALUES values, counted without reading it."""
+    return len(body) > VALUES and _values(body) > VALUES and _values(_bare(body)) > VALUES
 
 
 def _once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:

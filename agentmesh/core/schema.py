@@ -28,7 +28,7 @@ SHOWN = 5
 
 
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
-    if validator.is_type(instance, "string") and not cel.matches(pattern, instance):
+    if validator.is_type(instance, "string") and not cel.matches(pattern, str(instance)):
         yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
@@ -116,6 +116,8 @@ MAX_VALUES = 100_000
 MAX_STEPS = 10_000
 """References that one validation follows, besides some for each value."""
 _PER_VALUE = 4
+MOST_STEPS = 20_000
+"""References that any validation follows: they take a second."""
 
 
 class Validator:
@@ -134,14 +136,63 @@ class Validator:
             return
         if self._quick is not None and self._quick(value):
             return
-        _steps.left = MAX_STEPS + _PER_VALUE * held
+        if isinstance(value, (str, list, dict)):
+            value = _told_briefly(value)
+        _steps.left = min(MAX_STEPS + _PER_VALUE * held, MOST_STEPS)
         try:
             yield from self._inner.iter_errors(value)
         except _TooLong:
             yield ValidationError("takes too long to check: too many branches of its schema go on by one reference")
+        except RecursionError:
+            yield ValidationError("cannot be checked: its schema refers to itself without an end")
 
     def is_valid(self, value: Any) -> bool:
         return next(self.iter_errors(value), None) is None
+
+
+class _Text(str):
+    """A long text. jsonschema writes what it looks at into each error, also of the branches of an `anyOf` that nobody hears of:
+    ten thousand branches and a megabyte would fill the memory.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{str.__repr__(self[:_BRIEF])}..."
+
+
+class _List(list[Any]):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"[... {len(self):,} items]"
+
+
+class _Object(dict[str, Any]):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{{... {len(self):,} members}}"
+
+
+_BRIEF = 200
+"""Characters of a text, and items of a list, that errors show whole."""
+
+
+def _told_briefly(value: Any) -> Any:
+    """The same value for every rule, with little to say of itself in errors; small ones are left alone."""
+    if isinstance(value, str):
+        return _Text(value) if len(value) > _BRIEF else value
+    if isinstance(value, dict):
+        members = {
+            name: _told_briefly(inner) if isinstance(inner, (str, list, dict)) else inner
+            for name, inner in value.items()
+        }
+        return _Object(members) if len(members) > _BRIEF else members
+    if isinstance(value, list):
+        items = [_told_briefly(inner) if isinstance(inner, (str, list, dict)) else inner for inner in value]
+        return _List(items) if len(items) > _BRIEF else items
+    return value
 
 
 def _count(value: Any, most: int) -> int:
