@@ -302,6 +302,8 @@ def _plain(annotations: BaseModel | None) -> dict[str, Any]:
     return {} if annotations is None else annotations.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 
+MOST_BLOCKS: Final = 10_000
+"""Pieces of content in one answer: each is looked at, and nothing else runs meanwhile."""
 _CONTENT: Final = TypeAdapter(list[types.ContentBlock])
 _CONTENTS: Final = TypeAdapter(list[types.TextResourceContents | types.BlobResourceContents])
 _MESSAGES: Final = TypeAdapter(list[types.PromptMessage])
@@ -311,6 +313,8 @@ def blocks(value: Any, who: str) -> tuple[Mapping[str, Any], ...]:
     """Content blocks of a tool's answer. Fail when they are none."""
     if value is None:
         return ()
+    if isinstance(value, list) and len(value) > MOST_BLOCKS:
+        raise Fail(f"{who} answered {len(value):,} pieces of content, more than {MOST_BLOCKS:,}; ask it for less")
     if isinstance(value, list) and all(_is_text(block) for block in value):
         return tuple(value)
     return tuple(_checked(_CONTENT, value, f"{who} answered content that is none"))

@@ -12,24 +12,30 @@ from agentmesh.core.schema import validator
 
 LONG = "a" * 1_000_000
 BRANCHES = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}, {"$ref": f"#/$defs/a{i + 1}"}]} for i in range(40)}
-DOUBLING = {"$ref": "#/$defs/a0", "$defs": {**BRANCHES, "a40": {"type": "integer"}}}
+DOUBLING: dict[str, Any] = {"$ref": "#/$defs/a0", "$defs": {**BRANCHES, "a40": {"type": "integer"}}}
 WIDE = {"anyOf": [{"type": "integer"}] * 2000}
 
 
 @pytest.mark.parametrize("schema", [DOUBLING, WIDE])
-@pytest.mark.parametrize("value", [LONG, [LONG], {"a": LONG}, [0] * 90_000])
+@pytest.mark.parametrize("value", [LONG, [LONG], {"a": LONG}])
 def test_what_does_not_fit_is_not_told_over_and_over(schema: Any, value: Any) -> None:
     """Each branch of an `anyOf` has an error of its own, which once held the whole value."""
     tracemalloc.start()
-    began = time.perf_counter()
     fault = next(validator(schema).iter_errors(value), None)
-    took = time.perf_counter() - began
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert fault is not None
     assert len(fault.message) < 1000
     assert peak < 150_000_000
-    assert took < 20  # tracemalloc makes it ten times what it is
+
+
+def test_many_values_buy_no_endless_time() -> None:
+    """However many there are, the references followed for them have an end."""
+    began = time.process_time()
+    fault = next(validator({"items": DOUBLING, "$defs": DOUBLING["$defs"]}).iter_errors([0.5] * 90_000), None)
+    assert fault is not None
+    assert "too long" in fault.message
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize(
