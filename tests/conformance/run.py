@@ -88,7 +88,11 @@ def served() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(AGENTMESH), "serve", "--no-models", "--port", str(port)]
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, cwd=HERE, stderr=log, stdout=log) as server:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # the functions behind the fixtures are in tests/
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, cwd=HERE, env=environment, stderr=log, stdout=log) as server,
+    ):
         try:
             wait_for(server, f"http://127.0.0.1:{port}/healthz")
             yield f"http://localhost:{port}/mcp"
