@@ -67,16 +67,16 @@ def to_mcp_error(error: Exception) -> MCPError:
         return error
     for kind, code in CODES:
         if isinstance(error, kind):
-            return MCPError(code, _cut(error.message), {"code": error.code, **_cut(error.data)})
+            return MCPError(code, cut(error.message), {"code": error.code, **cut(error.data)})
     return MCPError(INTERNAL_ERROR, "The server failed on this request; its log says why.")
 
 
-def _cut(said: Any) -> Any:
+def cut(said: Any) -> Any:
     """What an error says, its long texts cut."""
     if isinstance(said, str):
         return said if len(said) <= SAID else f"{said[: SAID // 2]} ... {said[-SAID // 2 :]}"
     if isinstance(said, Mapping):
-        return {name: _cut(value) for name, value in said.items()}
+        return {name: cut(value) for name, value in said.items()}
     return said
 
 

@@ -23,7 +23,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from agentmesh.core.resource import Prompt, PromptArgument, Resource, ResourceTemplate
 from agentmesh.errors import NotFound
 from agentmesh.mcp.blocks import TITLES_SINCE, clean, to_annotations, to_contents, to_messages, trim
-from agentmesh.mcp.convert import check_arguments
+from agentmesh.mcp.convert import check_arguments, cut
 from agentmesh.mcp.exchange import Exchange, reported
 from agentmesh.mcp.sessions import set_level
 
@@ -151,7 +151,7 @@ class Offered:
 
 def _no_resource(error: NotFound, uri: str, version: str) -> MCPError:
     code = INVALID_PARAMS if version in MODERN_PROTOCOL_VERSIONS else NO_RESOURCE
-    return MCPError(code, error.message, {"code": error.code, **error.data, "uri": uri})
+    return MCPError(code, cut(error.message), {"code": error.code, **cut(error.data), "uri": cut(uri)})
 
 
 def to_resource(resource: Resource, version: str) -> dict[str, Any]:
