@@ -26,3 +26,8 @@ def refuse() -> None:
 def huge() -> dict[str, str]:
     """A value of 100 MB."""
     return {"x": "x" * (100 * 1024 * 1024)}
+
+
+def again(text: str, n: int = 0, sure: object = None) -> dict[str, str | int]:
+    """What was said, `sure` or not."""
+    return {"text": text, "n": n}

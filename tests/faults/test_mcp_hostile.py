@@ -1,243 +1,232 @@
-"""Callers of /mcp that mean harm, or know no better: each is refused or bounded, and the others are served meanwhile.
-
-The rules stand in MCP 2026-07-28 basic/transports/streamable-http; where it says nothing, in HTTP (RFC 9110, 9112) and JSON (RFC 8259).
-"""
+"""A served mesh under attack over MCP: whoever asks properly meanwhile is served as usual, and nobody gets another's answer."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import re
 import socket
-import time
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.faults.mesh import write_mesh
 from tests.faults.served import Served
-from tests.faults.test_bad_input import META, REFUSED, others_are_answered
+from tests.faults.test_bad_input import HEADERS, LIST, META, others_are_answered
+from tests.requirements import covers
 
-CALL_HEADERS = {
-    "content-type": "application/json",
-    "accept": "application/json, text/event-stream",
-    "mcp-protocol-version": "2026-07-28",
-    "mcp-method": "tools/call",
-    "mcp-name": "desk.echo",
-}
-OLDER = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
-SERVER = """name: desk
+BOTH = {"accept": "application/json, text/event-stream"}
+STREAMS = 400
+DESK = """
+name: desk
+description: Of the hostile tests.
 tools:
   echo:
-    description: Echo.
+    description: Says it again.
+    input: {type: object, properties: {text: {type: string}, n: {type: integer}}, required: [text]}
+    python: tests.faults.functions:again
+  sure:
+    description: Asks first.
     input: {type: object, properties: {text: {type: string}}, required: [text]}
-    python: hostile_echo:echo
+    python: tests.faults.functions:again
+    elicit:
+      sure: {message: "Sure?", form: {type: object, properties: {yes: {type: boolean}}}}
+  other:
+    description: Asks first, too.
+    input: {type: object, properties: {text: {type: string}}, required: [text]}
+    python: tests.faults.functions:again
+    elicit:
+      sure: {message: "Sure?", form: {type: object, properties: {yes: {type: boolean}}}}
 """
-ECHO = "async def echo(text):\n    return {'text': text}\n"
-MB = 1024 * 1024
-MEMORY = 150.0
-"""Most megabytes that any of this may add to the server."""
+
+
+def written(folder: Path) -> Path:
+    mesh = write_mesh(folder, "http://127.0.0.1:9")
+    (mesh / "servers").mkdir(exist_ok=True)
+    (mesh / "servers" / "desk.yaml").write_text(DESK)
+    return mesh
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One server for all of this file: it must survive all of it."""
-    folder = tmp_path_factory.mktemp("hostile")
-    (folder / "servers").mkdir()
-    (folder / "agentmesh.yaml").write_text("name: hostile\n")
-    (folder / "servers" / "desk.yaml").write_text(SERVER)
-    (folder / "hostile_echo.py").write_text(ECHO)
-    root = Path(__file__).parents[2]
-    with Served(folder, PYTHONPATH=f"{folder}:{root}").start() as served:
-        served.http.timeout = 60
-        assert called(served.http)["structuredContent"] == {"text": "hello"}
+    with Served(written(tmp_path_factory.mktemp("hostile") / "mesh")).start() as served:
+        assert served.http.post("/mcp", json=LIST, headers=HEADERS).status_code == 200
         yield served
 
 
-def call(text: str = "hello", ident: Any = 1) -> dict[str, Any]:
-    params = {"name": "desk.echo", "arguments": {"text": text}, "_meta": META}
-    return {"jsonrpc": "2.0", "id": ident, "method": "tools/call", "params": params}
+def request(
+    method: str, params: Mapping[str, Any], ident: Any = 1, capabilities: Mapping[str, Any] | None = None, **meta: Any
+) -> dict[str, Any]:
+    """The arguments of `post` for a request of 2026-07-28."""
+    said = {**META, "io.modelcontextprotocol/clientCapabilities": capabilities or {}, **meta}
+    name = params.get("name")
+    return {
+        "json": {"jsonrpc": "2.0", "id": ident, "method": method, "params": {**params, "_meta": said}},
+        "headers": {**HEADERS, "mcp-method": method} | ({"mcp-name": name} if name else {}),
+    }
 
 
-def called(http: httpx.Client, text: str = "hello") -> Any:
-    """The result of a plain call."""
-    answer = http.post("/mcp", json=call(text), headers=CALL_HEADERS)
-    assert answer.status_code == 200, answer.text
-    return answer.json()["result"]
+def message(answer: httpx.Response) -> dict[str, Any]:
+    """The only answer in it."""
+    if answer.text.startswith("{"):
+        found: dict[str, Any] = answer.json()
+        return found
+    events = [
+        json.loads(line[5:]) for line in answer.text.splitlines() if line.startswith("data:") and line[5:].strip()
+    ]
+    (last,) = [event for event in events if "result" in event or "error" in event]
+    return dict(last)
 
 
-def memory(server: Served) -> float:
-    """Resident megabytes of the server."""
-    found = re.search(r"^process_resident_memory_bytes (\d+)$", server.http.get("/metrics").text, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) / MB
+def session(server: Served) -> dict[str, str]:
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    answer = server.http.post(
+        "/mcp", json={"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}, headers=BOTH
+    )
+    headers = {**BOTH, "mcp-session-id": answer.headers["mcp-session-id"], "mcp-protocol-version": "2025-11-25"}
+    server.http.post("/mcp", json={"jsonrpc": "2.0", "method": "notifications/initialized"}, headers=headers)
+    return headers
 
 
-@contextmanager
-def bounded(server: Served) -> Iterator[None]:
-    """Others are answered while the block runs, a call of a tool among them, and little memory is taken."""
-    before = memory(server)
-    with others_are_answered(server):
-        yield
-        assert called(server.http) is not None
-    assert memory(server) - before < MEMORY
-    assert server.process.poll() is None
+@covers("MCP-2026-07-28 basic#ids-in-parallel")
+@pytest.mark.parametrize("way", ["plain", "with progress", "sessions", "one session"])
+def test_forty_calls_with_one_id_at_once(server: Served, way: str) -> None:
+    """Each gets the answer to what it asked, on the shorter path, the SDK's, in sessions of their own and all in one."""
+    one = session(server) if way == "one session" else None
+
+    def call(n: int) -> str:
+        params = {"name": "desk.echo", "arguments": {"text": f"text {n}", "n": n}}
+        with httpx.Client(base_url=server.http.base_url, timeout=20, trust_env=False) as client:
+            if way in ("plain", "with progress"):
+                meta: dict[str, Any] = {"progressToken": "p"} if way == "with progress" else {}
+                found = message(client.post("/mcp", **request("tools/call", params, 7, **meta)))
+            else:
+                body = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+                found = message(client.post("/mcp", json=body, headers=one or session(server)))
+        assert found["id"] == 7
+        return str(found["result"]["structuredContent"]["text"])
+
+    with ThreadPoolExecutor(40) as pool:
+        assert list(pool.map(call, range(40))) == [f"text {n}" for n in range(40)]
 
 
-def connection(server: Served) -> socket.socket:
-    url = server.http.base_url
-    return socket.create_connection((url.host, url.port or 80), timeout=60)
+@covers("MCP-2026-07-28 basic/patterns/mrtr#request-state", "MCP-2026-07-28 basic/patterns/mrtr#replay")
+def test_a_state_is_good_for_its_own_call_on_its_own_mesh(tmp_path: Path) -> None:
+    """Not for other arguments, another tool or method, nor cut or changed, nor on another mesh; for its own after a restart too."""
+    forms: dict[str, Any] = {"elicitation": {}}
+    responses = {"sure": {"action": "accept", "content": {"yes": True}}}
+
+    def asked(
+        server: Served, name: str, text: str, state: str | None = None, method: str = "tools/call"
+    ) -> dict[str, Any]:
+        params = {"name": name, "arguments": {"text": text}}
+        more = {"requestState": state, "inputResponses": responses} if state is not None else {}
+        return message(server.http.post("/mcp", **request(method, {**params, **more}, capabilities=forms)))
+
+    with Served(written(tmp_path / "one")) as one, Served(written(tmp_path / "two")) as two:
+        one.start()
+        two.start()
+        first = asked(one, "desk.sure", "a")["result"]
+        assert first["resultType"] == "input_required"
+        state = first["requestState"]
+        foreign = asked(two, "desk.sure", "a")["result"]["requestState"]
+        for name, text, forged in [
+            ("desk.sure", "b", state), ("desk.other", "a", state), ("desk.sure", "a", foreign), ("desk.sure", "a", state[:-1]),
+            ("desk.sure", "a", state[:20]), ("desk.sure", "a", state + "A"), ("desk.sure", "a", ""), ("desk.sure", "a", "v1." + "A" * 99),
+            ("desk.sure", "a", state[:40] + ("A" if state[40] != "A" else "B") + state[41:]), ("desk.sure", "a", "x" * 1_000_000),
+        ]:  # fmt: skip
+            refused = asked(one, name, text, forged)
+            assert refused["error"]["code"] == -32602, (name, text, refused)
+            assert refused["error"]["data"]["reason"] == "invalid_request_state"
+        assert asked(one, "desk.sure", "a", state, "prompts/get")["error"]["code"] == -32602
+        one.kill()
+        one.start()
+        again = asked(one, "desk.sure", "a", state)["result"]
+        assert again["structuredContent"]["text"] == "a"
 
 
-def head(server: Served, **headers: str) -> bytes:
-    lines = {"host": f"{server.http.base_url.host}:{server.http.base_url.port}", **CALL_HEADERS, **headers}
-    return ("POST /mcp HTTP/1.1\r\n" + "".join(f"{k.replace('_', '-')}: {v}\r\n" for k, v in lines.items())).encode()
-
-
-def test_half_open_requests(server: Served) -> None:
-    """Six hundred heads and bodies that stop halfway: nobody else waits for them (RFC 9110 section 15.5.9 gives 408 for the end)."""
-    with ExitStack() as stack, bounded(server):
-        for number in range(600):
-            one = stack.enter_context(connection(server))
-            one.sendall(
-                head(server)[:-40]
-                if number % 2
-                else head(server, content_length="4000000") + b"\r\n" + b'{"jsonrpc":' * 20
-            )
-        for _ in range(20):
-            assert called(server.http)
-
-
-def test_slow_bodies_are_bounded_together(server: Served) -> None:
-    """A hundred bodies of almost four megabytes that never end hold far less than that together."""
-    with ExitStack() as stack, bounded(server):
-        sent = 0
-        for _ in range(100):
-            one = stack.enter_context(connection(server))
-            one.settimeout(2)
-            try:
-                one.sendall(head(server, content_length=str(4_000_000)) + b"\r\n" + b" " * 3_000_000)
-                sent += 1
-            except OSError:
-                continue  # refused while it was still sending
-        assert sent > 0
-        assert called(server.http)
-
-
-@pytest.mark.parametrize("headers", [CALL_HEADERS, OLDER], ids=["2026", "2025"])
-def test_a_body_without_end(server: Served, headers: dict[str, str]) -> None:
-    """Chunk after chunk of one JSON text: 413 as soon as it is too long, in both eras (RFC 9110 section 15.5.14)."""
-
-    def endless() -> Iterator[bytes]:
-        yield b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"desk.echo","arguments":{"text":"'
-        for _ in range(2000):
-            yield b"x" * 65536
-
-    with bounded(server):
-        try:
-            status = server.http.post("/mcp", content=endless(), headers=headers).status_code
-        except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
-            status = 413  # it hung up while we were still sending
-    assert status == 413
-
-
-@pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "deflate", "identity, gzip", "x" * 3000])
-@pytest.mark.parametrize("headers", [CALL_HEADERS, OLDER], ids=["2026", "2025"])
-def test_a_compressed_body_is_not_unpacked(server: Served, coding: str, headers: dict[str, str]) -> None:
-    """415 with what is taken instead (RFC 9110 sections 8.4 and 15.5.16): a kilobyte cannot become a gigabyte here."""
-    bomb = gzip.compress(json.dumps(call("x" * (50 * MB))).encode())
-    with bounded(server):
-        answer = server.http.post("/mcp", content=bomb, headers={**headers, "content-encoding": coding})
-    assert answer.status_code == 415
-    assert answer.headers["accept-encoding"] == "identity"
-    assert answer.json()["error"]["code"] == -32600
-
-
-def test_identity_is_no_coding(server: Served) -> None:
-    """What says that it is as it is, is taken (RFC 9110 section 8.4.1)."""
-    answer = server.http.post("/mcp", json=call(), headers={**CALL_HEADERS, "content-encoding": "identity"})
-    assert answer.status_code == 200
-
-
-@pytest.mark.parametrize("headers", [CALL_HEADERS, OLDER], ids=["2026", "2025"])
-@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-@pytest.mark.parametrize("inside", [False, True])
-def test_a_megabyte_of_nesting(server: Served, headers: dict[str, str], opening: bytes, inside: bool) -> None:
-    """Refused at once, as a text by itself and as the arguments of a call (RFC 8259 section 9 lets a parser limit depth)."""
-    nested = opening * (MB // len(opening))
-    if inside:
-        nested = (
-            json.dumps(call())
-            .encode()
-            .replace(b'"hello"', nested + b"1" + (b"]" if opening == b"[" else b"}") * (MB // len(opening)))
-        )
-    with bounded(server):
-        begun = time.monotonic()
-        answer = server.http.post("/mcp", content=nested, headers=headers)
-        assert time.monotonic() - begun < REFUSED
-    assert answer.status_code in (400, 413)
-    assert answer.json()["error"]["code"] in (-32700, -32600, -32602)
-
-
-def test_forty_calls_with_one_id(server: Served) -> None:
-    """Each gets its own answer on its own response stream (streamable-http, Sending Messages)."""
-
-    def one(number: int) -> Any:
-        with httpx.Client(base_url=server.http.base_url, timeout=30, trust_env=False) as http:
-            answer = http.post("/mcp", json=call(f"t{number}", "same"), headers=CALL_HEADERS).json()
-        return answer["id"], answer["result"]["structuredContent"]["text"]
-
-    with bounded(server), ThreadPoolExecutor(40) as pool:
-        assert list(pool.map(one, range(40))) == [("same", f"t{number}") for number in range(40)]
-
-
-def test_clients_that_leave_at_once(server: Served) -> None:
-    """A thousand requests whose clients do not wait for the answer leave nothing behind (streamable-http, Cancellation)."""
-    body = json.dumps(call()).encode()
-    request = head(server, content_length=str(len(body))) + b"\r\n" + body
-    with bounded(server):
-        for _ in range(1000):
-            with connection(server) as one:
-                one.sendall(request)
-        assert called(server.http)
-
-
-def test_requests_behind_one_another(server: Served) -> None:
-    """A hundred requests in one write are answered in their order (RFC 9112 section 9.3.2)."""
-    parts = [json.dumps(call(f"t{number}", number)).encode() for number in range(100)]
-    with bounded(server), connection(server) as one:
-        one.sendall(b"".join(head(server, content_length=str(len(body))) + b"\r\n" + body for body in parts))
-        said = b""
-        while said.count(b'"jsonrpc"') < 100:
-            more = one.recv(65536)
-            assert more, said[-500:]
-            said += more
-    assert [int(found) for found in re.findall(rb'"id":(\d+)', said)] == list(range(100))
-
-
+@covers("MCP-2026-07-28 basic/transports/streamable-http#security-endpoint")
 @pytest.mark.parametrize(
-    "lines",
+    ("headers", "status"),
     [
-        {"content_length": "5", "transfer_encoding": "chunked"},
-        {"content_length": "-1"},
-        {"content_length": "0x10"},
-        {"content_length": "9" * 30},
-        {"host": "evil.example"},
-        {"origin": "https://evil.example"},
-        {"x_long": "a" * 70_000},
+        ({"origin": "http://evil.example"}, 403), ({"origin": "null"}, 403), ({"origin": "http://127.0.0.1:{port}.evil.example"}, 403),
+        ({"origin": "https://127.0.0.1:{port}"}, 403), ({"origin": "http://127.0.0.1:{port}/"}, 403), ({"origin": ""}, 403),
+        ({"origin": "http://user@127.0.0.1:{port}"}, 403), ({"origin": "http://127.0.0.1:1"}, 403),
+        ({"origin": "http://127.0.0.1:{port}"}, 200),
+        ({"host": "evil.example"}, 421), ({"host": "127.0.0.1:{port}.evil.example"}, 421), ({"host": "127.0.0.1:1"}, 421),
+        ({"host": "user@127.0.0.1:{port}"}, 421), ({"host": "127.0.0.1.:{port}"}, 421), ({"host": "LOCALHOST:{port}"}, 200),
     ],
-    ids=lambda lines: next(iter(lines)),
-)
-def test_heads_that_lie(server: Served, lines: dict[str, str]) -> None:
-    """Two lengths, no length, somebody else's name, too much of it: 4xx and the end of the connection (RFC 9112 section 6.3)."""
-    with bounded(server), connection(server) as one:
-        one.sendall(head(server, **lines) + b"\r\n" + b"{}")
-        said = b""
-        while more := one.recv(65536):
-            said += more
-    assert said.startswith(b"HTTP/1.1 4"), said[:200]
-    assert said.count(b"HTTP/1.1 ") == 1
+)  # fmt: skip
+@pytest.mark.parametrize("older", [False, True])
+def test_host_and_origin_are_compared_whole(server: Served, headers: dict[str, str], status: int, older: bool) -> None:
+    """By scheme, host and port, in both eras; a prefix is nothing."""
+    port = str(server.http.base_url.port)
+    said = {name: value.replace("{port}", port) for name, value in headers.items()}
+    if older:
+        body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        answer = server.http.post("/mcp", json=body, headers=session(server) | said)
+    else:
+        answer = server.http.post("/mcp", json=LIST, headers=HEADERS | said)
+    assert answer.status_code == status
+    assert status == 200 or message(answer)["error"]["code"] == -32600
+
+
+@covers("MCP-2026-07-28 basic/transports/streamable-http#single-message")
+def test_bodies_that_explode(server: Served) -> None:
+    """A bomb in gzip, megabytes of brackets, of objects, of quotes, of digits: refused, and nobody else waits."""
+    deep, wide = b"[" * 1_000_000 + b"]" * 1_000_000, b"[" + b"{}," * 1_300_000 + b"{}]"
+    bodies = {
+        "gzip": gzip.compress(b" " * 50_000_000),
+        "deep": b'{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "desk.echo", "arguments": ' + deep + b"}}",
+        "wide": b'{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "desk.echo", "arguments": ' + wide + b"}}",
+        "quotes": b"[" * 600_000 + b'"' + b'\\"' * 1_500_000,
+        "digits": b'{"jsonrpc": "2.0", "id": ' + b"9" * 3_000_000 + b', "method": "ping"}',
+        "batch": b"[" + b",".join([json.dumps(LIST).encode()] * 1000) + b"]",
+        "twice": json.dumps(LIST).replace('"id": 1', '"id": 1, "id": 2').encode(),
+    }  # fmt: skip
+    older = session(server)
+    for name, body in bodies.items():
+        for headers in ({**HEADERS, "mcp-method": "tools/call", "mcp-name": "desk.echo"}, older):
+            coding = {"content-encoding": "gzip"} if name == "gzip" else {}
+            with others_are_answered(server):
+                answer = server.http.post(
+                    "/mcp", content=body, headers={**headers, **coding, "content-type": "application/json"}
+                )
+            assert answer.status_code in (400, 413, 415), (name, answer.status_code)
+            assert message(answer)["error"]["code"] in (-32600, -32700), name
+
+
+@covers("MCP-2026-07-28 basic/patterns/subscriptions#bounds")
+def test_hundreds_of_streams_and_half_open_requests(server: Served) -> None:
+    """Listen streams that nobody reads, and requests that never end, beside a thousand calls that are answered."""
+    address = ("127.0.0.1", server.http.base_url.port or 0)
+    listen = json.dumps(request("subscriptions/listen", {"notifications": {"toolsListChanged": True}})["json"]).encode()
+    head = (
+        f"POST /mcp HTTP/1.1\r\nhost: 127.0.0.1:{address[1]}\r\ncontent-type: application/json\r\n"
+        "accept: application/json, text/event-stream\r\nmcp-protocol-version: 2026-07-28\r\nmcp-method: {}\r\n"
+        "content-length: {}\r\n\r\n"
+    )
+    with ExitStack() as held:
+        streams = []
+        for n in range(STREAMS):
+            stream = held.enter_context(socket.create_connection(address, timeout=20))
+            stream.sendall(head.format("subscriptions/listen", len(listen)).encode() + listen)
+            streams.append(stream)
+            half = held.enter_context(socket.create_connection(address, timeout=20))
+            half.sendall(head.format("tools/list", 1000).encode() + b'{"json' if n % 2 else b"POST /mcp HT")
+        for stream in streams:
+            said = b""
+            while b"acknowledged" not in said:
+                piece = stream.recv(65536)
+                assert piece, said
+                said += piece
+        with others_are_answered(server) as took:
+            threading.Event().wait(2)
+        assert len(took) > 20
+    with others_are_answered(server):
+        pass
