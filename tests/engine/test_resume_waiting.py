@@ -17,12 +17,14 @@ from agentmesh.core.store import Store
 from agentmesh.engine import Engine
 from agentmesh.errors import MeshError, StoreError
 from tests.engine.meshes import LOCAL, Clock, mesh, serving, workflow
-from tests.engine.test_resume import LEASE, Mortal, Opening, completed, opening
+from tests.engine.test_resume import Mortal, Opening, completed, opening
 
 __all__ = ["opening"]
 
 pytestmark = pytest.mark.anyio
 
+LEASE = 100_000.0
+"""Seconds: the clock runs ahead while a claim is on its way to a slow disk, and must not overtake its lease."""
 CHILD = workflow("child", {"id": "nap", "wait": "1m"}, {"id": "did", "python": "t:act", "with": {"name": "child"}})
 
 
@@ -82,7 +84,7 @@ async def drive(engine: Engine, clock: Clock, run_id: str) -> None:
         except MeshError:
             pass  # the process is gone, or somebody was there before
         if engine.worker.active == 0:
-            clock.now += 20  # less than a lease: a claim on its way must not look given up
+            clock.now += 20
             engine.worker.nudge()
         await anyio.lowlevel.checkpoint()
 
@@ -94,7 +96,7 @@ async def crash_and_go_on(opening: Opening, text: str, last: int, *, made: bool)
     async with opening(clock) as store:
         mortal = Mortal(store, last, made=made)
         with anyio.fail_after(20):
-            async with serving(of, store=mortal, functions=world.functions, clock=clock) as engine:
+            async with serving(of, store=mortal, functions=world.functions, clock=clock, lease=LEASE) as engine:
                 try:
                     run = await engine.runs.start(LOCAL, "patient", {"text": text}, key="one")
                     async with anyio.create_task_group() as group:
@@ -114,7 +116,7 @@ async def crash_and_go_on(opening: Opening, text: str, last: int, *, made: bool)
         clock.now += LEASE + 1
         with anyio.fail_after(20):
             calm = Mortal(store, 100_000, made=True)
-            async with serving(of, store=calm, functions=world.functions, clock=clock) as engine:
+            async with serving(of, store=calm, functions=world.functions, clock=clock, lease=LEASE) as engine:
                 run = await engine.runs.start(LOCAL, "patient", {"text": text}, key="one")
                 await drive(engine, clock, run.id)
                 run = await engine.runs.get(LOCAL, run.id)
