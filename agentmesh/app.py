@@ -211,7 +211,9 @@ def _trouble(mesh: Mesh, settings: Settings, *, on_ray: bool) -> list[str]:
     except MeshError as error:
         found.append(error.message)
     if settings.models and not on_ray and runs_on_ray(mesh.workflows.values()):
-        found.append("a step says `on: ray`, and there is no Ray for steps before the next start: restart to serve these files")
+        found.append(
+            "a step says `on: ray`, and there is no Ray for steps before the next start: restart to serve these files"
+        )
     return found
 
 
@@ -343,7 +345,9 @@ def listen(host: str, port: int) -> socket.socket:
 class Announcing(uvicorn.Server):
     """Says where it listens once it does, and that it leaves before it waits for whoever listens."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None], leaving: Sequence[Callable[[], None]]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, announce: Callable[[], None], leaving: Sequence[Callable[[], None]]
+    ) -> None:
         super().__init__(config)
         self._announce = announce
         self._leaving = leaving

@@ -50,7 +50,10 @@ RAY = ("ray_child.py", "ray_deploy.py")
 ADDRESS: dict[str, tuple[tuple[str, ...], str]] = {
     "mcp": (("mcp/", "adapters/upstream_mcp", "adapters/upstream_oauth"), "MCP's types stop at its edge"),
     "mcp_types": (("mcp/", "adapters/upstream_mcp", "adapters/upstream_oauth"), "MCP's types stop at its edge"),
-    "httpx2": (("mcp/", "adapters/upstream_mcp", "adapters/upstream_oauth"), "the MCP SDK's HTTP client does not leak past it"),
+    "httpx2": (
+        ("mcp/", "adapters/upstream_mcp", "adapters/upstream_oauth"),
+        "the MCP SDK's HTTP client does not leak past it",
+    ),
     "a2a": (("a2a/", "adapters/upstream_a2a"), "A2A's types stop at its edge"),
     "grpc": (("a2a/",), "gRPC is a binding of A2A"),
     "sqlalchemy": (("adapters/sql/",), "SQL stands in one folder, behind core's Store"),
@@ -71,8 +74,7 @@ ADDRESS: dict[str, tuple[tuple[str, ...], str]] = {
     "rich": (("cli/",), "the command line is an edge for people"),
     "uvicorn": (
         ("app.py", "http/connection.py", "adapters/scripted_server.py"),
-        "only the application serves, and the scripted model that stands in for one of another machine; the bounds of a "
-        "connection stand in one of uvicorn's own",
+        "only the application serves, and the scripted model of tests; the bounds of a connection stand in one of uvicorn's own",
     ),
     "jwt": (
         ("http/", "engine/identity.py", "adapters/upstream_oauth_client.py"),

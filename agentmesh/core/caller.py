@@ -43,9 +43,7 @@ class InputRequired(BaseException):
     No error, and none that a function's `except Exception` may swallow. Only an edge catches it.
     """
 
-    def __init__(
-        self, requests: Mapping[str, InputRequest], *, run_id: str | None = None, state: JSON = None
-    ) -> None:
+    def __init__(self, requests: Mapping[str, InputRequest], *, run_id: str | None = None, state: JSON = None) -> None:
         super().__init__(", ".join(requests))
         self.requests = requests
         """By key, which the answers come under."""

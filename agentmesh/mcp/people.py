@@ -94,7 +94,9 @@ class People:
         if self._revision != mesh.revision:
             found = {tool.name: tool for tool in TOOLS if tool.name not in mesh.tools} if _waits(mesh) else {}
             if taken := [tool.name for tool in TOOLS if tool.name in mesh.tools and found]:
-                log.warning("the mesh's own tools keep the names %s; those of AgentMesh are not offered", ", ".join(taken))
+                log.warning(
+                    "the mesh's own tools keep the names %s; those of AgentMesh are not offered", ", ".join(taken)
+                )
             self._tools, self._revision = found, mesh.revision
         return self._tools
 
