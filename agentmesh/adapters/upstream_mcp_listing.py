@@ -289,8 +289,11 @@ def prompts(items: Sequence[Mapping[str, Any]], server: ServerFile) -> tuple[dic
 
 
 def _valid(model: type[M], items: Iterable[Mapping[str, Any]]) -> list[M]:
+    """Those that are what they say, and not so long that every list would be: each is shown whole to whoever lists."""
     found = []
     for item in items:
+        if len(json.dumps(item)) > SCHEMA_LIMIT or item.get("uri") == "":
+            continue
         try:
             found.append(model.model_validate(item, by_name=False))
         except ValidationError:

@@ -10,6 +10,8 @@ import anyio
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from agentmesh.adapters.upstream_mcp_listing import prompts, resources
+from agentmesh.core.server_file import ServerFile
 from agentmesh.errors import MeshError
 from tests.adapters.upstreams import call, listening, upstream
 from tests.faults.test_upstream import _body, _lifespan, well_beside
@@ -115,3 +117,21 @@ async def test_the_right_answer_among_others() -> None:
     async with listening(upstream_that(says, stream=True)) as url, upstream("evil", {"url": url}) as source:
         for _ in range(3):
             assert (await call(source, "evil.t")).content == ({"type": "text", "text": "good"},)
+
+
+def test_entries_of_megabytes_are_not_listed() -> None:
+    """A prompt of three megabytes would be in every list that anybody asks for."""
+    server = ServerFile.model_validate({"name": "evil", "upstream": {"url": "http://127.0.0.1:9/"}})
+    long: list[dict[str, Any]] = [
+        {"name": "a"},
+        {"name": "b", "description": "x" * 3_000_000},
+        {"name": "c", "arguments": [{"name": "a"}] * 20_000},
+    ]
+    found, _ = prompts(long, server)
+    assert list(found) == ["evil.a"]
+    given = [
+        {"uri": "evil://a", "name": "a"},
+        {"uri": "", "name": "b"},
+        {"uri": "evil://c", "name": "c", "description": "x" * 300_000},
+    ]
+    assert [one.uri for one in resources(given, "evil")] == ["evil://a"]
