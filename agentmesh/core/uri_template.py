@@ -63,6 +63,24 @@ def _decoded(text: str) -> str | None:
     return value if value.isprintable() else None
 
 
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+def normal(uri: str) -> str:
+    """The URI as everybody would write it (RFC 3986 sections 6.2.2.1 and 6.2.2.2): `%70` is `p`, `%2f` is `%2F`, the scheme is small.
+
+    Two URIs that a template gives the same values are one here, so that a rule about one speaks of both.
+    """
+    scheme, colon, rest = uri[:LONGEST].partition(":")
+    return scheme.lower() + colon + _ENCODED.sub(_plainly, rest)
+
+
+def _plainly(octet: re.Match[str]) -> str:
+    letter = chr(int(octet[0][1:], 16))
+    return letter if letter in _UNRESERVED else octet[0].upper()
+
+
 def is_template(uri: str) -> bool:
     """Whether a `uri` of a file means many."""
     return "{" in uri or "}" in uri

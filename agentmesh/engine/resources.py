@@ -18,7 +18,7 @@ from agentmesh.core.policy import Action, Principal
 from agentmesh.core.resource import Completion, Resource, ResourceTemplate
 from agentmesh.core.server_file import ResourceSpec
 from agentmesh.core.source import Source
-from agentmesh.core.uri_template import UriTemplate, is_template, may_match, uri_template
+from agentmesh.core.uri_template import UriTemplate, is_template, may_match, normal, uri_template
 from agentmesh.engine.faults import as_json
 from agentmesh.engine.guard import Guard
 from agentmesh.engine.own_resources import OwnResources
@@ -107,19 +107,24 @@ class Resources:
 
         NotFound, PolicyDenied, TooLarge; InputRequired and MissingCapability where a function asks the caller's user.
         """
-        self._guard.authorize(principal, Action("resources.read", f"resource:{uri}", {"uri": uri}))
+        self._authorize(principal, uri)
         if (declared := self._declared(uri)) is not None:
             return [await self._read_declared(declared, caller)]
         if self.own.has(uri):
             return [await self.own.read(principal, uri)]
         return await self._source_of(uri).read(uri, principal=principal, caller=caller)
 
+    def _authorize(self, principal: Principal, uri: str) -> None:
+        """PolicyDenied unless the URI may be read, as it is written and as it is meant: `%70rivate` is `private`."""
+        for form in dict.fromkeys((uri, normal(uri))):
+            self._guard.authorize(principal, Action("resources.read", f"resource:{form}", {"uri": form}))
+
     async def subscribe(self, principal: Principal, uri: str) -> None:
         """Has `Changes` told when the resource changes (`updated`). Counted: as many `unsubscribe` end it.
 
         NotFound, PolicyDenied; InvalidInput for one of which nobody says that it changes.
         """
-        self._guard.authorize(principal, Action("resources.read", f"resource:{uri}", {"uri": uri}))
+        self._authorize(principal, uri)
         declared = self._declared(uri)
         if declared is not None:
             if not declared.spec.subscribe:

@@ -46,6 +46,8 @@ from agentmesh.errors import CallerError, InvalidInput, InvalidOutput, MeshError
 log = logging.getLogger("agentmesh.engine")
 THREADS = 16
 """Plain functions that run at once in threads."""
+LOOKED_AT = 300
+"""Names that are looked through for the one that was meant: each takes a while."""
 
 OnProgress = Callable[[RunEvent | str], None]
 
@@ -90,7 +92,9 @@ class Tools:
         tool = self.find(name)
         if tool is not None and self._may_list(principal, name):
             return tool
-        close = get_close_matches(name[:200], [tool.name for tool in self.list(principal)], 1)
+        names = [tool.name for tool in self.list(principal)]
+        near = [known for known in names if known.partition(".")[0] == name.partition(".")[0]] or names
+        close = get_close_matches(name[:200], near[:LOOKED_AT], 1)
         raise NotFound(f"there is no tool {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
 
     def source_of(self, tool: Tool) -> Source:
@@ -148,7 +152,16 @@ class Tools:
             if workflow is None:
                 raise InvalidInput(f"tool {tool.name} answers while it is called; it cannot be a task")
             definition = self._definitions.pin(workflow)
-            run, _ = await self._runs.begin(principal, definition, dict(call.arguments), key=call.key, source=source)
+            run_id = self._runs.new_id()
+            try:
+                run, _ = await self._runs.begin(
+                    principal, definition, dict(call.arguments), run_id=run_id, key=call.key, source=source
+                )
+            except anyio.get_cancelled_exc_class():
+                if call.key is None:  # nobody will ever know the run
+                    with anyio.CancelScope(shield=True), suppress(NotFound):
+                        await self._runs.request_cancel(run_id, principal.subject)
+                raise
             return run
 
     async def _let_through(self, principal: Principal, call: ToolCall) -> tuple[Tool, ToolSpec | None, ToolCall]:

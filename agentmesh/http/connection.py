@@ -31,6 +31,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **given)
         self._in_head = True
         self._held = 0
+        self._shared = False
+        """The piece that the head began in holds the end of the request before, too."""
         self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -48,7 +50,10 @@ class Connection(HttpToolsProtocol):
                 self._wait_no_more()
             return
         # Most heads come in one piece, and never get here.
-        self._held += len(data)
+        if self._shared:
+            self._shared = False
+        else:
+            self._held += len(data)
         if self._held > self.head_bytes:
             self._refuse(431, "the headers are too large")
         elif self._patience is None:
@@ -56,7 +61,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._held = True, 0
+        self._in_head, self._held, self._shared = True, 0, self.cycle is not None
 
     def on_headers_complete(self) -> None:
         self._in_head = False

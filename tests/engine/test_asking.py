@@ -275,3 +275,24 @@ async def test_what_a_run_within_asks_goes_to_whoever_called() -> None:
         assert again.value.run_id == required.value.run_id
         caller = ScriptedCaller(dict.fromkeys(names, yes), again=True)
         assert (await ask_of(engine, caller, required.value.run_id)).structured == "sent"
+
+
+async def test_a_run_that_nobody_will_know_of_is_ended() -> None:
+    """Whoever leaves while their call is being recorded has no id to find it by; one with a key has."""
+
+    class Slow(MemoryStore):
+        async def start_run(self, *args: Any, **more: Any) -> Any:
+            await super().start_run(*args, **more)
+            leave.cancel()
+            await anyio.lowlevel.checkpoint()
+            raise AssertionError("the caller has left")
+
+    clock = Clock()
+    for key in (None, "k"):
+        leave = anyio.CancelScope()
+        of = mesh(tools=tool(execution=TASK))
+        async with serving(of, functions=FUNCTIONS, store=Slow(clock=clock), concurrency=0) as engine:
+            with leave:
+                await engine.tools.begin(LOCAL, ToolCall("desk.greet", {}, key))
+            (run,) = (await engine.runs.list(LOCAL, RunFilter())).runs
+            assert run.cancel_requested is (key is None)

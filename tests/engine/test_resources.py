@@ -291,3 +291,23 @@ async def test_names_of_runs_and_workflows_are_completed() -> None:
             await complete("mesh://runs/{id}", "ident", "")
         with pytest.raises(NotFound):
             await complete("mesh://others/{id}", "id", "")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["desk://notes/private", "desk://notes/%70rivate", "mesh://workflows/%70ayroll", "mesh://workflows/p%61yroll"],
+)
+async def test_a_rule_speaks_of_what_a_uri_means(uri: str) -> None:
+    """However it is percent-encoded (RFC 3986 section 6.2.2.2): neither read nor subscribed to."""
+    rules = [
+        {"allow": "*"},
+        {"deny": "resources.read", "on": ["resource:desk://notes/private*", "resource:mesh://workflows/payroll"]},
+    ]
+    policy = PolicyFile.model_validate({"rules": rules})
+    of = mesh_of(RESOURCES, workflow("payroll", {"id": "a", "set": 1}), policies=[policy])
+    async with serving(of, files=MemoryFiles({"notes/private.md": b"secret", "notes/open.md": b"open"})) as engine:
+        assert (await read(engine, "desk://notes/%6fpen"))["text"] == "open"
+        with pytest.raises(PolicyDenied):
+            await engine.resources.read(LOCAL, uri)
+        with pytest.raises(PolicyDenied):
+            await engine.resources.subscribe(LOCAL, uri)

@@ -146,3 +146,15 @@ async def test_bodies_on_their_way_are_bounded_together() -> None:
             await stream.aclose()
     assert any(b" 503 " in one.split(b"\r\n", 1)[0] for one in said)
     assert guard._unread == 0
+
+
+async def test_the_end_of_a_body_is_no_part_of_the_head_behind_it() -> None:
+    """Of requests sent one behind another (RFC 9112 section 9.3.2): each is answered, whatever came in one piece."""
+    body = b"x" * 20_000
+    first = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    async with served(hello, http=bounded(8000, 5)) as url, await connect(url) as stream:
+        await stream.send(first + b"GET / HTTP/1.1\r\nho")
+        said = await until(stream, b"hello")
+        assert said.startswith(b"HTTP/1.1 200")
+        await stream.send(b"st: x\r\n\r\n")
+        assert (await until(stream, b"hello")).startswith(b"HTTP/1.1 200")
