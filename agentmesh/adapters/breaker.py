@@ -69,6 +69,8 @@ class Breaker:
     def failed(self) -> None:
         """It could not be reached, or did not answer."""
         self._failures += 1
+        if self._until is not None and not self._probing:
+            return  # one that was on its way when it was found to be gone: the others have said so
         if self._until is not None:
             self._rest = min(self._rest * 2, self._pace.rest_limit)
         if self._failures >= self._pace.failures:

@@ -33,7 +33,7 @@ from agentmesh.adapters.upstream_mcp_rounds import rounds
 from agentmesh.adapters.upstream_mcp_session import METHODS, Exchange, RpcError, Session
 from agentmesh.adapters.upstream_mcp_talk import Talk, Talks
 from agentmesh.adapters.upstream_mcp_watch import Watch
-from agentmesh.adapters.upstream_mcp_wire import Broken, Wire
+from agentmesh.adapters.upstream_mcp_wire import Broken, HttpStatus, Wire
 from agentmesh.adapters.upstream_stdio import ChildSpec, child_wire
 from agentmesh.core.caller import NOBODY, Caller
 from agentmesh.core.content import text_of_blocks
@@ -313,11 +313,14 @@ class UpstreamMcp:
         with self._oauth.attempt() as attempt:
             try:
                 return await self._sent(method, params, principal, caller, again, timeout, headers)
-            except MeshError:
+            except (NotSent, HttpStatus) as error:
+                if isinstance(error, HttpStatus) and error.status not in (401, 403):
+                    raise
                 # The connection may have found out in its own task that the login has ended.
                 if attempt.refusal is None and await self._oauth.token(principal) is not None:
                     raise
-        # 401 and 403 say that it was not done, so it may be sent once more when there is another token.
+        # 401 and 403 of the request itself say that it was not done, and so does what could not be sent: it may be sent once more
+        # when there is another token. Whatever else was refused meanwhile (a stream that was to go on, a notice) says nothing of it.
         await self._oauth.require(principal, caller, after=attempt)
         return await self._sent(method, params, principal, caller, again, timeout, headers)
 

@@ -19,7 +19,7 @@ import anyio.abc
 from agentmesh.adapters.breaker import Breaker
 from agentmesh.adapters.upstream_mcp_session import Notice, RpcError, Session, negotiate
 from agentmesh.adapters.upstream_mcp_wire import Wire
-from agentmesh.errors import MeshError, NotSent, Unanswered
+from agentmesh.errors import MeshError, NotSent
 
 log = logging.getLogger("agentmesh.sources")
 
@@ -115,13 +115,11 @@ class Link:
     async def run(self) -> None:
         failures, said = 0, ""
         while True:
-            away = False
             began, self._served, self.state = anyio.current_time(), False, "connecting"
             try:
                 await self._once()
             except (MeshError, RpcError, OSError) as error:
                 self.detail = str(error) or type(error).__name__
-                away = isinstance(error, (NotSent, Unanswered, OSError))
             except Exception as error:
                 # Whatever an upstream makes us stumble over, the others go on, and so does the mesh.
                 log.exception("upstream %s", self._name)
@@ -136,8 +134,6 @@ class Link:
             said = "" if self._served else self.detail
             if not self._served:
                 self.state = "failed"
-                if away:  # a login that was refused says nothing of the others' calls
-                    self._breaker.failed()
                 self._flip()
             if not self._served or failures > 1:
                 await self._rest(failures)

@@ -39,6 +39,8 @@ KEPT_ENVIRONMENT: Final = (
 )  # fmt: skip
 """What a child gets of our own environment; npx and uvx find their caches and mirrors by these and their own files."""
 LINE_LIMIT: Final = ANSWER_LIMIT
+GRACE: Final = 1.0
+"""Seconds in which a child has to read on when a call that was being written to it is given up."""
 LOG_LINE: Final = 2000
 LOG_RATE: Final = 50.0
 """Lines of its stderr a second that are logged; further ones are counted."""
@@ -274,16 +276,17 @@ class StdioWire:
         begun = False
         try:
             async with self._writing:
-                begun = True
-                # A line that is begun has to be ended, or the next message would be joined to it.
-                with anyio.CancelScope(shield=len(line) <= 65536):
-                    await self._process.stdin.send(line)
+                begun = True  # the whole line is on its way, whether or not it is waited for
+                await self._process.stdin.send(line)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
             self.end("it closed its stdin")
             raise NotSent(f"{self._name} has ended and did not take the message") from error
         except anyio.get_cancelled_exc_class():
             if begun:
-                self.end("a message to it was broken off")
+                with anyio.move_on_after(GRACE, shield=True) as grace, suppress(OSError, anyio.BrokenResourceError):
+                    await self._process.stdin.send(b"")
+                if grace.cancelled_caught:
+                    self.end("it does not read what it is sent")
             raise
 
     async def listen(self, hear: Hear) -> None:

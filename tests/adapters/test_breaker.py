@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import ExitStack
 
 import pytest
 
@@ -85,3 +86,15 @@ def test_the_rest_is_bounded() -> None:
         clock.now += one.left
         fail(one)
     assert one.left <= PACE.rest_limit * 1.2
+
+
+def test_calls_that_were_on_their_way_do_not_make_the_rest_longer() -> None:
+    """Thirty-two at once that find the same outage are one outage."""
+    clock = Clock()
+    one = breaker(clock)
+    with ExitStack() as calls:
+        for _ in range(32):
+            calls.enter_context(one.passing())
+        for _ in range(32):
+            one.failed()
+    assert one.left <= PACE.rest * 1.2

@@ -12,6 +12,7 @@ import pytest
 
 from agentmesh.adapters.memory_caller import ScriptedCaller
 from agentmesh.adapters.processes import process
+from agentmesh.adapters.upstream_stdio import ChildSpec, child_wire
 from agentmesh.errors import Fail, NotSent, Unanswered
 from tests.adapters.upstreams import LOCAL, call, until, upstream
 
@@ -100,3 +101,25 @@ async def test_a_message_that_cannot_be_sent_is_not_sent() -> None:
         await until(lambda: source.status().state in ("failed", "open"))
         with pytest.raises((NotSent, Fail)):
             await source.read("x://y", principal=LOCAL)
+
+
+async def test_a_child_that_does_not_read_holds_nobody_longer_than_they_wait() -> None:
+    """Its pipe fills up; calls end at their time, and after a grace it is known to be deaf, so that it is begun again."""
+    spec = ChildSpec("deaf", [sys.executable, "-c", "import time; time.sleep(60)"], {}, Path(), 10**9, "deaf-test")
+    async with child_wire(spec) as wire:
+
+        async def one(number: int) -> None:
+            message = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"x": "y" * 30_000}}
+            with anyio.move_on_after(0.05):
+                await wire.request(message, {}, _deaf, again=False)
+
+        async def many() -> None:
+            for number in range(100):
+                await one(number)
+
+        with anyio.fail_after(10), pytest.raises(NotSent, match="does not read"):
+            await many()
+
+
+async def _deaf(_: object) -> None:
+    """Hears nothing."""

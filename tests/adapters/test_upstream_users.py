@@ -18,7 +18,7 @@ from agentmesh.adapters.upstream_mcp import UpstreamMcp
 from agentmesh.core.caller import NOBODY, Caller
 from agentmesh.core.policy import Principal
 from agentmesh.core.source import SourceCall
-from agentmesh.errors import LoginRequired, MeshError
+from agentmesh.errors import LoginRequired, MeshError, Unanswered
 from tests.adapters.upstreams import FAST, Desk, listening, server_file, until
 
 pytestmark = pytest.mark.anyio
@@ -139,3 +139,55 @@ async def test_a_token_that_is_refused_is_renewed_once() -> None:
         with pytest.raises(MeshError):
             await _echo(source, ANNA)
         assert json.dumps(seen).count("tools/call") == 4
+
+
+async def test_a_refusal_of_something_else_does_not_send_a_call_again() -> None:
+    """A call was taken, its stream broke, and going on with it is refused: it may have been done."""
+    done: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body, more = b"", scope["method"] == "POST"
+        while more:
+            part = await receive()
+            body, more = body + part.get("body", b""), part.get("more_body", False)
+
+        async def say(value: Any, status: int = 200, *headers: tuple[bytes, bytes]) -> None:
+            kind = (b"content-type", b"application/json")
+            await send({"type": "http.response.start", "status": status, "headers": [kind, *headers]})
+            await send({"type": "http.response.body", "body": json.dumps(value).encode()})
+
+        if scope["method"] != "POST":
+            await say({}, 401 if any(name == b"last-event-id" for name, _ in scope["headers"]) else 405)
+            return
+        message = json.loads(body)
+        answer = {"jsonrpc": "2.0", "id": message.get("id")}
+        match message["method"]:
+            case "server/discover":
+                await say(answer | {"error": {"code": -32601, "message": "no"}}, 400)
+            case "initialize":
+                about = {"capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}
+                result = {"protocolVersion": "2025-11-25", **about}
+                await say(answer | {"result": result}, 200, (b"mcp-session-id", b"s"))
+            case "tools/list":
+                await say(answer | {"result": {"tools": [{"name": "pay", "inputSchema": {"type": "object"}}]}})
+            case "tools/call":
+                done.append("paid")
+                start = {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": [(b"content-type", b"text/event-stream")],
+                }
+                await send(start)
+                await send({"type": "http.response.body", "body": b"id: 1\nretry: 10\ndata: \n\n"})
+            case _:
+                await say({}, 202)
+
+    logins = Logins()
+    logins.tokens["anna"] = "t"
+    async with listening(app) as url, _source(url, logins) as source:
+        await until(lambda: bool(source.tools()))
+        with pytest.raises(Unanswered):
+            await source.call(SourceCall(source.tools()["desk.pay"], {}, ANNA))
+    assert done == ["paid"]
