@@ -107,10 +107,10 @@ class Approvals:
         if unknown:
             raise NotFound(f"{unknown[0]!r} is not offered now; `agentmesh tools diff` shows what waits")
         waiting = {one.name for one in self.held()}
-        done = [name for name in names if name in waiting]
-        for name in done:
-            await self._keep(name, self._offered[name])
-        return done
+        taken = {name: self._offered[name] for name in names if name in waiting}
+        for name, definition in taken.items():
+            await self._keep(name, definition)
+        return list(taken)
 
     async def _keep(self, name: str, definition: Definition) -> None:
         await self._store.put(self._scope, name, definition)

@@ -57,6 +57,11 @@ def request_of(
         if parameter.where == "path" or given.get(parameter.argument) is None:
             continue
         value = given[parameter.argument]
+        if isinstance(value, dict) and parameter.explode and parameter.style == "form" and not parameter.as_json:
+            # Its names stand beside the others': one that the operator has fixed must not be said a second time.
+            others = {p.name for p in operation.parameters if p.where == parameter.where and p is not parameter}
+            if taken := sorted(others & set(value)):
+                raise InvalidInput(f"{parameter.argument} may not hold {taken[0]!r}, which is a parameter of its own")
         if parameter.where == "query":
             pairs += _query(parameter, value)
         elif parameter.where == "cookie":

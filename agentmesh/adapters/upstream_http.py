@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from agentmesh.adapters.http1 import Dropped, Oversized, Unreachable
+from agentmesh.errors import Fail
 
 __all__ = ["ANSWER_LIMIT", "Dropped", "Http", "HttpAnswer", "Oversized", "PlainHttp", "Unreachable"]
 
@@ -230,15 +231,24 @@ def _request(method: str, target: str, host: str, headers: Mapping[str, str], bo
         fields.append(f"content-length: {len(body)}")
     fields += [f"{name}: {value}" for name, value in headers.items()]
     head = "\r\n".join(fields)
-    if head.count("\n") != len(fields) - 1 or head.count("\r") != len(fields) - 1:
-        raise ValueError("a header may not hold a line break")
+    if head.count("\n") != len(fields) - 1 or head.count("\r") != len(fields) - 1 or not _writable(head):
+        raise Fail(f"a header for {host} holds a line break, or what no header can carry; look at the secret behind it")
     return head.encode("latin-1") + b"\r\n\r\n" + (body or b"")
+
+
+def _writable(head: str) -> bool:
+    try:
+        head.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
     while True:
         first, *rest = (await reader.readuntil(b"\r\n\r\n"))[:-4].decode("latin-1").split("\r\n")
-        status = int(first.split(" ", 2)[1])
+        _, _, rest_of_line = first.partition(" ")
+        status = int(rest_of_line[:3])  # a ValueError is the caller's to tell
         if status >= 200:  # 100 Continue and its like announce the real one
             break
     headers: dict[str, str] = {}

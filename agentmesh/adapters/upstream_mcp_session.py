@@ -33,7 +33,17 @@ from mcp_types.version import (
 
 from agentmesh import __version__
 from agentmesh.adapters.upstream_mcp_wire import HttpStatus, Message, Wire
-from agentmesh.core.caller import CAPABILITY, ELICITATION, NOBODY, ROOTS, SAMPLING, Caller, InputRequest, Method
+from agentmesh.core.caller import (
+    CAPABILITY,
+    ELICITATION,
+    NOBODY,
+    ROOTS,
+    SAMPLING,
+    Caller,
+    InputRequest,
+    Method,
+    missing,
+)
 from agentmesh.errors import Fail, MeshError, MissingCapability, Unanswered
 
 log = logging.getLogger("agentmesh.sources")
@@ -62,7 +72,7 @@ Ask = Callable[[InputRequest], Awaitable[Mapping[str, Any]]]
 
 
 async def ask_nobody(request: InputRequest) -> Mapping[str, Any]:
-    raise MissingCapability(f"nobody can be asked {request.method} in this call")
+    raise missing(request)
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +107,8 @@ class Session:
     version: str = LATEST_MODERN_VERSION
     modern: bool = True
     capabilities: Mapping[str, Any] = field(default_factory=dict)
-    instructions: str = ""
+    duplex: bool = False
+    """Whether all messages come on one stream: a child's pipe."""
     _ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _open: dict[int, Exchange] = field(default_factory=dict)
     _asked: dict[Any, anyio.CancelScope] = field(default_factory=dict)
@@ -210,7 +221,12 @@ class Session:
             exchange.caller.log(level, params.get("data"), logger if isinstance(logger, str) else None)
 
     def _only(self) -> Exchange | None:
-        """The one call that is open, when there is but one: then what comes on a shared pipe can only be meant for it."""
+        """The one call that is open, when there is but one: then what comes on a shared pipe can only be meant for it.
+
+        Over HTTP each call has a stream of its own, and what comes on no call's stream is meant for none.
+        """
+        if not self.duplex:
+            return None
         calls = [exchange for exchange in self._open.values() if exchange.caller is not NOBODY]
         return calls[0] if len(calls) == 1 else None
 
@@ -287,7 +303,6 @@ async def negotiate(session: Session, *, legacy: bool, probe_time: float) -> Non
             if isinstance(versions, list) and set(versions) & set(MODERN_PROTOCOL_VERSIONS):
                 capabilities = found.get("capabilities")
                 session.capabilities = capabilities if isinstance(capabilities, dict) else {}
-                session.instructions = str(found.get("instructions") or "")
                 return
     await _initialize(session)
 
@@ -304,7 +319,6 @@ async def _initialize(session: Session) -> None:
     session.wire.settle(version, modern=False)
     capabilities = found.get("capabilities")
     session.capabilities = capabilities if isinstance(capabilities, dict) else {}
-    session.instructions = str(found.get("instructions") or "")
     await session.tell("notifications/initialized")
     if "logging" in session.capabilities:
         try:

@@ -96,28 +96,37 @@ def diff(
 
 @app.command()
 def approve(
-    names: Annotated[list[str] | None, typer.Argument(help="Tools, as `tools diff` shows them.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Tools, as `tools diff` shows them: NAME, or NAME@DIGEST for just what it showed."),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Everything that waits.")] = False,
     mesh: Mesh = None,
     as_json: Json = False,
 ) -> None:
-    """Take what others' tools say now for approved."""
+    """Take what others' tools say now for approved, and print what that was."""
     from agentmesh.cli.background import connect
 
     if bool(names) == everything:
         raise WrongUsage("name the tools that you approve, or give --all")
     client = connect(mesh_folder(mesh))
     held = _held(client)
-    unknown = [name for name in names or () if name not in {one["name"] for one in held}]
-    if unknown:
-        raise WrongUsage(f"nothing of {unknown[0]!r} waits; `agentmesh tools diff` shows what does")
+    wanted = {name.partition("@")[0]: name.partition("@")[2] for name in names or ()}
+    for name, digest in wanted.items():
+        one = next((one for one in held if one["name"] == name), None)
+        if one is None:
+            raise WrongUsage(f"nothing of {name!r} waits; `agentmesh tools diff` shows what does")
+        if digest and digest != one["digest"]:
+            raise WrongUsage(f"{name} has changed again since you looked at it; see `agentmesh tools diff {name}`")
     done: list[str] = []
     for source in sorted({one["source"] for one in held}):
-        chosen = [
-            one["name"] for one in held if one["source"] == source and (everything or one["name"] in (names or ()))
-        ]
+        chosen = [one for one in held if one["source"] == source and (everything or one["name"] in wanted)]
         if chosen:
-            done += client.post(f"/v1/sources/{segment(source)}/approve", {"names": chosen})["approved"]
+            if not as_json:
+                print("\n".join(line for one in chosen for line in _difference(one)))
+            digests = {one["name"]: one["digest"] for one in chosen}
+            body = {"names": list(digests), "digests": digests}
+            done += client.post(f"/v1/sources/{segment(source)}/approve", body)["approved"]
     if as_json:
         print_json(done)
     else:
@@ -140,8 +149,9 @@ def _difference(one: dict[str, Any]) -> list[str]:
 
     before, after = (_lines(one[which]) for which in ("approved", "offered"))
     if one["approved"] is None:
-        return [f"{one['name']} is new:", *(f"+{line}" for line in after), ""]
-    lines = unified_diff(before, after, f"{one['name']} (approved)", f"{one['name']} (offered)", lineterm="")
+        return [f"{one['name']}@{one['digest']} is new:", *(f"+{line}" for line in after), ""]
+    offered = f"{one['name']}@{one['digest']} (offered)"
+    lines = unified_diff(before, after, f"{one['name']} (approved)", offered, lineterm="")
     return [*lines, ""]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -46,6 +48,12 @@ class Held:
     """The definition that callers see (MCP `Tool` as JSON); None when the tool is new."""
     offered: Mapping[str, Any] | None
     """What the upstream says now; None when it is gone."""
+
+    @property
+    def digest(self) -> str:
+        """Of what is offered: whoever approves says by it what they looked at."""
+        text = json.dumps(self.offered, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,12 @@ class SourcesShape(BaseModel):
 
 
 class HeldShape(BaseModel):
-    """A tool that waits. `approved` null: it is new. Both are as MCP has a tool."""
+    """A tool that waits. `approved` null: it is new. Both are as MCP has a tool. `digest`: of what is offered."""
 
     name: str
     approved: dict[str, Any] | None
     offered: dict[str, Any] | None
+    digest: str
 
 
 class HeldListShape(BaseModel):
@@ -49,6 +50,8 @@ class Approve(Body):
     """Which tools, by the names that the mesh gives them; None: all that wait."""
 
     names: Annotated[list[Name], Field(max_length=10_000)] | None = None
+    digests: Annotated[dict[str, str], Field(max_length=10_000)] | None = None
+    """By tool, of what was looked at: what is another by now is not approved (409)."""
 
 
 class ApprovedShape(BaseModel):
@@ -66,9 +69,9 @@ def source_routes(app: FastAPI, engine: Engine) -> None:
     @app.get("/sources/{name}/held", responses=ok(HeldListShape))
     async def list_held(principal: Asker, name: str) -> Response:
         """Tools whose definition changed, or that are new, and wait for an operator."""
-        return answer({"held": [asdict(held) for held in gateway.held(principal, name)]})
+        return answer({"held": [{**asdict(held), "digest": held.digest} for held in gateway.held(principal, name)]})
 
     @app.post("/sources/{name}/approve", responses=ok(ApprovedShape))
     async def approve(principal: Asker, name: str, body: Approve) -> Response:
         """Takes what is offered now for approved. Needs admin.write."""
-        return answer({"approved": list(await gateway.approve(principal, name, body.names))})
+        return answer({"approved": list(await gateway.approve(principal, name, body.names, body.digests))})

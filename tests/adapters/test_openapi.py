@@ -19,6 +19,8 @@ from starlette.routing import Route
 from agentmesh.adapters.http_outside import OutsideHttp
 from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.openapi import AT_ONCE, OpenApiSource
+from agentmesh.adapters.openapi_operation import ApiOperation, Parameter
+from agentmesh.adapters.openapi_request import request_of
 from agentmesh.core.outside import HttpAnswer, HttpRequest
 from agentmesh.core.policy import PolicyFile, Principal
 from agentmesh.core.server_file import ServerFile
@@ -543,3 +545,18 @@ async def test_an_operation_is_a_tool_of_the_mesh() -> None:
         failed = await finished(engine, "look", {"text": "missing"})
         assert failed.error is not None
         assert "no pet 'missing'" in failed.error["message"]
+
+
+async def test_an_object_says_no_other_parameter_a_second_time() -> None:
+    """What the operator has fixed stands in the request once, whatever a caller's object is called within."""
+    parameters = tuple(
+        Parameter(name, name, "query", "form", explode=True, required=False, schema={}) for name in ("filter", "tenant")
+    )
+    operation = ApiOperation(
+        "list", "list", "GET", "/items", "http://api", "Lists.", None, parameters, None, {"type": "object"}, None,
+        fixed={"tenant": "acme"},
+    )  # fmt: skip
+    sent = request_of(operation, {"filter": {"color": "red"}}, headers={}, key="", timeout=1)
+    assert sent.url.endswith("?color=red&tenant=acme")
+    with pytest.raises(InvalidInput, match="'tenant'"):
+        request_of(operation, {"filter": {"tenant": "evil"}}, headers={}, key="", timeout=1)

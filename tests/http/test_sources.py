@@ -58,7 +58,12 @@ async def test_who_may_look_and_who_may_approve(may: tuple[str, ...]) -> None:
                 (held,) = (await client.get("/sources/desk/held")).json()["held"]
                 assert held["name"] == "desk.fail"
                 assert (held["approved"]["description"], held["offered"]["description"]) == ("The tool fail.", "Other.")
-                done = await client.post("/sources/desk/approve", json={"names": ["desk.fail"]})
+                body = {"names": ["desk.fail"], "digests": {"desk.fail": held["digest"]}}
+                if "admin.write" in may:
+                    other = {**body, "digests": {"desk.fail": "what was shown before"}}
+                    assert (await client.post("/sources/desk/approve", json=other)).status_code == 409
+                    assert source.tools()["desk.fail"].description == "The tool fail."
+                done = await client.post("/sources/desk/approve", json=body)
                 if "admin.write" in may:
                     assert done.json() == {"approved": ["desk.fail"]}
                     assert source.tools()["desk.fail"].description == "Other."
