@@ -22,6 +22,7 @@ class MemorySource:
     def __init__(self, name: str, *, reads: Sequence[str] = ()) -> None:
         """`reads`: names of tools, as the source has them, that only read."""
         self.name = name
+        self.busy = 0
         self.calls: list[SourceCall] = []
         """What was called, in order."""
         self._reads = frozenset(reads)

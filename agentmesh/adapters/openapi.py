@@ -86,6 +86,8 @@ class OpenApiSource:
         self._etag, self._digest = "", ""
         self._read = False
         self._places = anyio.Semaphore(AT_ONCE)
+        self.busy = 0
+        """Calls that somebody waits for."""
         self._group: TaskGroup | None = None
         self._looking = Looking(server.name, self._spec.document, sleep=sleep, secrets=self._secret)
         self.looked = self._looking.looked
@@ -159,6 +161,13 @@ class OpenApiSource:
 
     async def call(self, call: SourceCall) -> ToolResult:
         """See `Source.call`."""
+        self.busy += 1
+        try:
+            return await self._call(call)
+        finally:
+            self.busy -= 1
+
+    async def _call(self, call: SourceCall) -> ToolResult:
         operation = self._operations.get(call.tool.name)
         if operation is None:
             raise Fail(

@@ -85,24 +85,34 @@ class SourceSet:
             self._tasks = None
 
     async def replace(self, mesh: Mesh) -> Sequence[Source]:
-        """The sources of this mesh, by name, open. Those of before that it has no more, or has otherwise, end when they are idle."""
+        """The sources of this mesh, by name, open. Those of before that it has no more, or has otherwise, end when they are idle.
+
+        Nothing of before ends before everything new is open: when a source cannot be opened, all is as it was.
+        """
         assert self._tasks is not None
         wanted: dict[str, ServerFile | Peer] = {
             name: server for name, server in mesh.servers.items() if server.is_source
         }
         wanted |= mesh.file.agents
-        for name, made_of in wanted.items():
-            old = self._open.get(name)
-            if old is None or old.made_of != made_of:
-                source = await self._make(name, made_of)
-                self._open[name] = new = _Open(source, made_of)
-                await self._tasks.start(self._live, name, new)
-                if old is not None:
-                    old.stop.set()
+        fresh: dict[str, _Open] = {}
+        try:
+            for name, made_of in wanted.items():
+                old = self._open.get(name)
+                if old is None or old.made_of != made_of:
+                    new = _Open(await self._make(name, made_of), made_of)
+                    await self._tasks.start(self._live, name, new)
+                    fresh[name] = new
+        except BaseException:
+            for new in fresh.values():
+                new.stop.set()
+            raise
+        leaving = [one for name, one in self._open.items() if name in fresh or name not in wanted]
         for name in self._open.keys() - wanted.keys():
-            self._open.pop(name).stop.set()
             if self._logins is not None:
                 self._logins.drop(name)
+        self._open = {name: one for name, one in self._open.items() if name in wanted} | fresh
+        for one in leaving:
+            one.stop.set()
         return [self._open[name].source for name in sorted(self._open)]
 
     async def _make(self, name: str, made_of: ServerFile | Peer) -> _Living:
@@ -139,7 +149,7 @@ class SourceSet:
             await one.stop.wait()
             for _ in range(int(GRACE / _QUIET)):
                 await anyio.sleep(_QUIET)  # at least once: a call may have found it just before it was replaced
-                if not getattr(one.source, "busy", 0):
+                if not one.source.busy:
                     break
         log.info("%s: closed", name)
 

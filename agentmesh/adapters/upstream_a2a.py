@@ -68,6 +68,8 @@ class PeerSource:
         self._hearers: list[OnChange] = []
         self._etag = ""
         self._group: TaskGroup | None = None
+        self.busy = 0
+        """Calls that somebody waits for."""
 
     async def __aenter__(self) -> Self:
         await self._approvals.load()
@@ -210,6 +212,13 @@ class PeerSource:
 
     async def call(self, call: SourceCall) -> ToolResult:
         """See `Source.call`. A cancelled call cancels the task it started."""
+        self.busy += 1
+        try:
+            return await self._call(call)
+        finally:
+            self.busy -= 1
+
+    async def _call(self, call: SourceCall) -> ToolResult:
         name = call.tool.name
         skill = self._skills.get(name)
         if self._client is None or skill is None:

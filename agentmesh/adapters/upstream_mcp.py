@@ -189,8 +189,8 @@ class UpstreamMcp:
 
     @property
     def busy(self) -> int:
-        """Requests that somebody waits for."""
-        return self._room.borrowed_tokens
+        """Requests that somebody waits for, and those whose clients are to come again."""
+        return self._room.borrowed_tokens + (0 if self._talks is None else self._talks.parked)
 
     async def call(self, call: SourceCall) -> ToolResult:
         name = call.tool.name

@@ -24,6 +24,7 @@ from agentmesh.errors import Conflict, MissingCapability, TooLarge, Unanswered
 PARKED_TIME: Final = 600.0
 """Seconds that a call waits for its client to come again."""
 PARKED: Final = 500
+PARKED_OF_ONE: Final = 50
 """Calls of one upstream that wait for their clients."""
 QUESTIONS: Final = 100
 
@@ -163,6 +164,11 @@ class Talks:
             talk.scope.cancel()
             raise
 
+    @property
+    def parked(self) -> int:
+        """Calls that wait for their clients to come again."""
+        return len(self._parked)
+
     def sweep(self) -> None:
         """Ends calls whose clients have not come again in time."""
         for key, (talk, until) in list(self._parked.items()):
@@ -172,9 +178,11 @@ class Talks:
 
     def _park(self, talk: Talk) -> str:
         self.sweep()
-        if len(self._parked) >= PARKED:
+        of_one = sum(other.principal == talk.principal for other, _ in self._parked.values())
+        if len(self._parked) >= PARKED or of_one >= PARKED_OF_ONE:
             talk.scope.cancel()
-            raise Conflict(f"{PARKED} calls of {self._name} wait for their clients already; try again later")
+            count = of_one if of_one >= PARKED_OF_ONE else len(self._parked)
+            raise Conflict(f"{count} calls of {self._name} wait for their clients already; try again later")
         key = secrets.token_urlsafe(16)
         self._parked[key] = talk, anyio.current_time() + PARKED_TIME
         return key

@@ -78,6 +78,10 @@ class Source(Protocol):
     def name(self) -> str:
         """The server file's name, or the peer's."""
 
+    @property
+    def busy(self) -> int:
+        """Calls that somebody waits for, or will come again for: it is not closed under them."""
+
     def tools(self) -> Mapping[str, Tool]:
         """By the name that the mesh offers; what is known and approved, also while it cannot be reached."""
 
