@@ -15,10 +15,10 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
@@ -35,10 +35,13 @@ from agentmesh.core.caller import ELICITATION, NOBODY, Caller, InputRequest
 from agentmesh.core.login import LoginStart
 from agentmesh.core.policy import Principal
 from agentmesh.core.server_file import OAuth
-from agentmesh.errors import Fail, LoginRequired, MissingCapability
+from agentmesh.errors import Fail, LoginRequired, MissingCapability, Retry
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+EXCHANGE: Final = 60.0
+"""Seconds for all requests of one exchange together."""
 STEP_UPS: Final = 2
 """How often the same scopes are asked for again that were not granted when they were asked for."""
 MESH: Final = Principal(subject="", tenant="")
@@ -179,13 +182,13 @@ class UpstreamOAuth:
             if current is not None and (stale is None or current.access_token != stale.access_token):
                 return current
             if not self.per_user:
-                return await self._of_the_mesh(current or stale)
+                return await _to_the_end(lambda: self._of_the_mesh(current or stale))
             if current is None:
                 return None
             if current.refresh_token is None:
                 await self._drop(who)  # or whoever calls next would be taken for logged in
                 return None
-            return await self._refreshed(who, current)
+            return await _to_the_end(lambda: self._refreshed(who, current))
 
     async def challenged(self, challenge: Challenge) -> None:
         """Remembers how the upstream refused a request."""
@@ -208,7 +211,7 @@ class UpstreamOAuth:
                 )
             asked = join(base.asked, base.scope, challenge.scope) if base else challenge.scope
             if not self.per_user:
-                return await self._of_the_mesh(base, asked=asked, tries=tries)
+                return await _to_the_end(lambda: self._of_the_mesh(base, asked=asked, tries=tries))
             await self._flow.want(who, asked, tries)
             return None
 
@@ -218,8 +221,11 @@ class UpstreamOAuth:
 
     async def finish(self, principal: Principal, answer: Mapping[str, str], browser: str | None) -> None:
         """See Logins.finish."""
-        token = await self._flow.finish(principal, answer, browser)
-        await self._keep(principal, token)
+
+        async def exchange() -> None:
+            await self._keep(principal, await self._flow.finish(principal, answer, browser))
+
+        await _to_the_end(exchange)
         log.info("%s has logged in to %s", principal.subject, self.name)
         if (event := self._arrived.pop(key_of(principal), None)) is not None:
             event.set()
@@ -321,3 +327,10 @@ class UpstreamOAuth:
         )
         await self._keep(MESH, token)
         return token
+
+
+async def _to_the_end(exchange: Callable[[], Awaitable[T]]) -> T:
+    """An exchange of tokens, finished and kept though its caller leaves: what was spent for it cannot be spent again."""
+    with anyio.move_on_after(EXCHANGE, shield=True):
+        return await exchange()
+    raise Retry(f"the authorization server did not answer within {EXCHANGE:g} s; try again")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlencode
 
+import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -59,6 +60,9 @@ class Authorization:
     tokens: dict[str, str] = field(default_factory=dict)
     """Access tokens that are good, and their scopes."""
     refreshes: dict[str, str] = field(default_factory=dict)
+    holding: anyio.Event | None = None
+    """What an answer of the token endpoint waits for, after what was given for it is spent; `spent` says that it does."""
+    spent: anyio.Event = field(default_factory=anyio.Event)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     _count: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -154,6 +158,9 @@ class Authorization:
             scope = self.refreshes[form["refresh_token"]]
             if self.rotate:
                 del self.refreshes[form["refresh_token"]]
+        if self.holding is not None:
+            self.spent.set()
+            await self.holding.wait()
         number = next(self._count)
         scope = scope if self.granted is None else self.granted
         self.tokens[f"access-{number}"] = scope

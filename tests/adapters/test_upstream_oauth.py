@@ -252,6 +252,22 @@ async def test_one_renewal_at_a_time(rotate: bool) -> None:
         assert await m.call() == (200, None), "and the refresh token that came with it, or stayed, is good"
 
 
+async def test_a_caller_that_leaves_spends_nobodys_login() -> None:
+    """The refresh token was used when the caller went; the one that takes its place is kept all the same."""
+    async with mesh(rotate=True) as m:
+        await m.log_in()
+        m.server.tokens.clear()
+        m.server.holding = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(m.call)
+            with anyio.fail_after(5):
+                await m.server.spent.wait()
+            group.cancel_scope.cancel()
+            m.server.holding.set()
+        m.server.holding = None
+        assert await m.call() == (200, None)
+
+
 async def test_two_servers_renew_one_token() -> None:
     """Who comes too late with a refresh token that another server of the mesh has used finds the other's token in the store."""
     async with mesh() as m:
