@@ -71,7 +71,7 @@ class HttpWire:
         except Unreachable as error:
             raise NotSent(f"{self._name} cannot be reached: {error}") from error
         except Dropped as error:
-            raise Broken(f"{self._name} did not answer {message['method']}: {error}") from error
+            raise Broken(f"{self._name} did not answer {message['method']}: {error}; it may have been done") from error
         except Oversized as error:
             raise Fail(f"{self._name} sent {error} to {message['method']}; ask it for less") from None
         except anyio.get_cancelled_exc_class():

@@ -95,7 +95,7 @@ class Link:
             await turn.wait()
             if self._session is not None:
                 return self._session
-        raise NotSent(f"{self._name} cannot be reached now: {self.detail}", after=1.0)
+        raise NotSent(f"{self.detail or f'{self._name} is not connected yet'}; nothing was sent", after=1.0)
 
     def hurry(self) -> None:
         """Has the next attempt to connect made soon."""

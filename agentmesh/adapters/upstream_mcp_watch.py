@@ -24,7 +24,7 @@ from agentmesh.errors import Conflict, Fail, InvalidInput, MeshError, NotSent
 log = logging.getLogger("agentmesh.sources")
 
 LOOK: Final = 300.0
-"""Seconds after which lists are looked at again that the upstream does not tell about."""
+"""Seconds after which all lists are looked at again, whatever the upstream tells of."""
 LEAST: Final = 0.5
 """Between two looks, however often the upstream says that something changed."""
 WATCHED: Final = 200
@@ -89,7 +89,8 @@ class Watch:
             with anyio.move_on_after(LOOK * self._random.uniform(0.8, 1.2)) as scope:
                 await self._news.wait()
             looked = scope.cancelled_caught
-            what = [one for one in ALL if (one not in self._told if looked else one in self._stale)]
+            # Now and then all of them, those too that it promised to tell of: a stream may hang on a process that is gone.
+            what = [one for one in ALL if looked or one in self._stale]
             self._news, self._stale = anyio.Event(), set()
             if what:
                 await refresh(what)

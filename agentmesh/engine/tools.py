@@ -92,6 +92,11 @@ class Tools:
         tool = self.find(name)
         if tool is not None and self._may_list(principal, name):
             return tool
+        if self._sources.unknown(name, self._sources.tools) is not None and self._may_list(principal, name):
+            status = self._sources.source(name.partition(".")[0]).status()
+            if status.state != "ready":
+                why = status.detail or status.state
+                raise NotFound(f"{status.name} has told of no tool {name!r} yet: {why}; see `agentmesh tools sources`")
         names = [tool.name for tool in self.list(principal)]
         near = [known for known in names if known.partition(".")[0] == name.partition(".")[0]] or names
         close = get_close_matches(name[:200], near[:LOOKED_AT], 1)

@@ -11,7 +11,7 @@ from agentmesh.adapters.memory_source import MemorySource
 from agentmesh.core.content import image, text
 from agentmesh.core.policy import PolicyFile
 from agentmesh.core.run import Kind, RunState
-from agentmesh.core.source import SourceCall
+from agentmesh.core.source import SourceCall, SourceStatus
 from agentmesh.core.tool import ToolCall, ToolResult
 from agentmesh.errors import InvalidInput, NotFound, NotSent, PolicyDenied, Unanswered
 from tests.engine.meshes import LOCAL, finished, journal, mesh, serving, workflow
@@ -89,6 +89,18 @@ async def test_tools_come_and_go() -> None:
             await engine.tools.call(LOCAL, ToolCall("far.haf", {}))
         engine.sources.replace([])
         assert engine.tools.list(LOCAL) == []
+
+
+async def test_a_source_that_was_never_reached_says_so() -> None:
+    """Its tools are not known: a caller hears why, and not that they have mistyped a name."""
+
+    class Away(MemorySource):
+        def status(self) -> SourceStatus:
+            return SourceStatus(self.name, "upstream", "failed", "127.0.0.1:9 does not accept connections")
+
+    async with serving(mesh(), sources=[Away("far")]) as engine:
+        with pytest.raises(NotFound, match=r"far has told of no tool 'far\.x' yet: 127\.0\.0\.1:9 does not"):
+            await engine.tools.call(LOCAL, ToolCall("far.x", {}))
 
 
 async def test_a_step_calls_a_foreign_tool_with_its_key() -> None:
