@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from agentmesh.core.login import Logins
 from agentmesh.core.policy import Principal
-from agentmesh.errors import CallerError, Declined, Fail, MeshError, NotFound, Retry
+from agentmesh.errors import CallerError, Declined, Fail, InvalidInput, MeshError, NotFound, Retry
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,12 @@ def oauth_routes(of_mesh: Callable[[], Logins | None]) -> list[Route]:
             logins = the_logins()
             if not _at_home(request.headers, logins.base_url):
                 # The browser comes back to the mesh's own address, and a cookie is kept for one name only.
-                return RedirectResponse(f"{logins.base_url}{PATH}/start/{name}", 303)
+                if "home" in request.query_params:
+                    raise InvalidInput(
+                        f"this mesh is {logins.base_url}, and a request that was sent there arrived with another Host header: "
+                        "let the proxy in front pass Host on as it came, or set `url` in agentmesh.yaml"
+                    )
+                return RedirectResponse(f"{logins.base_url}{PATH}/start/{name}?home", 303)
             begun = await logins.start(name, _principal(request))
         except MeshError as error:
             return _refusal(error)

@@ -103,7 +103,10 @@ async def test_another_name_of_this_machine() -> None:
     logins = ListedLogins()
     async with browser(logins) as client:
         out = await client.get("/v1/oauth/start/github", headers={"host": "localhost:8080"})
-        assert (out.status_code, out.headers["location"]) == (303, f"{HOME}/v1/oauth/start/github")
+        assert (out.status_code, out.headers["location"]) == (303, f"{HOME}/v1/oauth/start/github?home")
+        again = await client.get("/v1/oauth/start/github?home", headers={"host": "localhost:8080"})
+        assert again.status_code == 400, "a proxy that rewrites Host sends nobody round in a circle"
+        assert "Host" in again.text
         assert not logins.begun
         assert (await client.get("/v1/oauth/start/github", headers={"host": "evil.example"})).status_code == 421
 
