@@ -6,7 +6,6 @@ Pure: from the document's value to `ApiOperation`s, and a sentence for each oper
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urljoin, urlsplit
 
 from agentmesh.adapters.openapi_schema import Schemas
+from agentmesh.adapters.reach import names_inside
 from agentmesh.core.server_file import ServerFile
 from agentmesh.errors import Fail
 
@@ -376,7 +376,7 @@ class _Reading:
                 raise Fail(
                     f"the document from elsewhere says that the API is at {_origin(url)}; give `url` to send it secrets"
                 )
-            if _is_inside(parts.hostname):
+            if names_inside(parts.hostname):
                 raise Fail(
                     f"the document from elsewhere says that the API is at {_origin(url)}, a private address; give `url`"
                 )
@@ -386,15 +386,6 @@ class _Reading:
 def _origin(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.lower()}"
-
-
-def _is_inside(host: str) -> bool:
-    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
-        return True
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return False
 
 
 def _filled(url: str, variables: Any) -> str:

@@ -7,7 +7,6 @@ peer sends is bounded before anything reads it. It knows nothing of tools: `upst
 from __future__ import annotations
 
 import copy
-import ipaddress
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from types import TracebackType
@@ -28,6 +27,7 @@ from a2a.utils.errors import A2AError
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from agentmesh import __version__
+from agentmesh.adapters.reach import names_inside
 from agentmesh.core.json_text import MAX_EXACT, parse_json
 from agentmesh.errors import Fail, InvalidInput, MeshError, NotSent, Retry, Unanswered
 
@@ -198,12 +198,7 @@ def _may_use(url: str, address: str, *, secret: bool) -> bool:
     """Whether an interface that a card names may be spoken to: a card from elsewhere names no inner place, and gets no secret."""
     if _origin(url) == _origin(address):
         return True
-    host = urlsplit(url).hostname or "localhost"
-    try:
-        inside = not ipaddress.ip_address(host).is_global
-    except ValueError:
-        inside = host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
-    return not secret and not inside
+    return not secret and not names_inside(urlsplit(url).hostname or "")
 
 
 def _origin(url: str) -> str:

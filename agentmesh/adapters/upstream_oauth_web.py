@@ -16,7 +16,6 @@ import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, Final, Protocol
 
 import anyio
@@ -24,6 +23,7 @@ import anyio.to_thread
 import httpx2
 
 from agentmesh import __version__
+from agentmesh.adapters.reach import Address, Reach, reach_of
 from agentmesh.core.json_text import parse_json
 from agentmesh.errors import Fail, InvalidInput, Retry
 
@@ -35,52 +35,6 @@ BYTES: Final = 256 * 1024
 REDIRECTS: Final = 3
 _CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")
 """An error code of OAuth (RFC 6749 section 5.2), of a length that may be shown."""
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-class Reach(IntEnum):
-    """How near an address is."""
-
-    PUBLIC = 0
-    PRIVATE = 1
-    LINK_LOCAL = 2
-    """Where clouds keep the credentials of a machine."""
-    LOOPBACK = 3
-    NONE = 4
-    """No address of a server: unspecified, multicast, reserved."""
-
-    def includes(self, other: Reach) -> bool:
-        """Whether an upstream that is this near may name an address that is `other` near."""
-        if other is Reach.LINK_LOCAL:
-            return self is Reach.LINK_LOCAL
-        return other is not Reach.NONE and other <= self
-
-
-def reach_of(address: Address) -> Reach:
-    """How near it is; what is wrapped in IPv6 (mapped, 6to4, NAT64, Teredo) counts as what is inside."""
-    if isinstance(address, ipaddress.IPv6Address) and (inner := _inside(address)) is not None:
-        return reach_of(inner)
-    if address.is_loopback:
-        return Reach.LOOPBACK
-    if address.is_unspecified or address.is_multicast:
-        return Reach.NONE
-    if address.is_link_local:
-        return Reach.LINK_LOCAL
-    if address.is_global:
-        return Reach.PUBLIC
-    return Reach.NONE if address.is_reserved else Reach.PRIVATE
-
-
-def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address.teredo is not None:
-        return address.teredo[1]
-    if address in ipaddress.ip_network("64:ff9b::/96") or address in ipaddress.ip_network("64:ff9b:1::/48"):
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
 
 
 class Resolve(Protocol):

@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from agentmesh.adapters.upstream_oauth_web import BYTES, OAuthWeb, Reach, reach_of
+from agentmesh.adapters.reach import Reach, reach_of
+from agentmesh.adapters.upstream_oauth_web import BYTES, OAuthWeb
 from agentmesh.errors import Fail, Retry
 from tests.http.serving import served
 from tests.requirements import covers
