@@ -334,7 +334,7 @@ class UpstreamMcp:
             for _ in range(2):
                 session = tie.link.ready or await tie.link.session(timeout)
                 try:
-                    return await self._spoken(session, method, params, principal, caller, again, timeout, headers)
+                    return await self._spoken(tie, session, method, params, principal, caller, again, timeout, headers)
                 except NotSent as error:
                     lost = error  # it did nothing, so it may be sent to the next session
                     tie.link.lost(session, error.message)
@@ -347,8 +347,8 @@ class UpstreamMcp:
             tie.used = anyio.current_time()
 
     async def _spoken(
-        self, session: Session, method: str, params: Mapping[str, Any], principal: Principal, caller: Caller, again: bool,
-        timeout: float, headers: Mapping[str, str],
+        self, tie: _Tie, session: Session, method: str, params: Mapping[str, Any], principal: Principal, caller: Caller,
+        again: bool, timeout: float, headers: Mapping[str, str],
     ) -> dict[str, Any]:  # fmt: skip
         async def send(params: Mapping[str, Any], exchange: Exchange) -> dict[str, Any]:
             return await session.request(
@@ -364,7 +364,12 @@ class UpstreamMcp:
         assert self._talks is not None
 
         async def talk(talk: Talk) -> dict[str, Any]:
-            return await send(params, Exchange(talk.ear, talk.ask))
+            tie.busy += 1  # until it ends, also while its client is away
+            try:
+                return await send(params, Exchange(talk.ear, talk.ask))
+            finally:
+                tie.busy -= 1
+                tie.used = anyio.current_time()
 
         return await self._talks.call(caller, principal, talk)
 

@@ -24,8 +24,9 @@ from agentmesh.errors import Conflict, MissingCapability, TooLarge, Unanswered
 PARKED_TIME: Final = 600.0
 """Seconds that a call waits for its client to come again."""
 PARKED: Final = 500
-PARKED_OF_ONE: Final = 50
 """Calls of one upstream that wait for their clients."""
+PARKED_OF_ONE: Final = 50
+"""Those of one caller."""
 QUESTIONS: Final = 100
 
 Result = dict[str, Any]
