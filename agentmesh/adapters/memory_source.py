@@ -6,9 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from agentmesh.core.caller import NOBODY, Caller
-from agentmesh.core.policy import Principal
-from agentmesh.core.resource import Completion, Prompt, PromptResult, Resource, ResourceTemplate
+from agentmesh.adapters.tools_only import ToolsOnly
 from agentmesh.core.source import Held, OnChange, SourceCall, SourceStatus
 from agentmesh.core.tool import Tool, ToolResult
 from agentmesh.errors import NotFound
@@ -16,11 +14,12 @@ from agentmesh.errors import NotFound
 Answering = Callable[[SourceCall], Awaitable[ToolResult]]
 
 
-class MemorySource:
+class MemorySource(ToolsOnly):
     """A `core.source.Source` of tools. Tools come and go by `offer` and `withdraw`; it serves no resources and no prompts."""
 
     def __init__(self, name: str, *, reads: Sequence[str] = ()) -> None:
         """`reads`: names of tools, as the source has them, that only read."""
+        self.title = name
         self.name = name
         self.busy = 0
         self.calls: list[SourceCall] = []
@@ -54,15 +53,6 @@ class MemorySource:
     def tools(self) -> Mapping[str, Tool]:
         return dict(self._tools)
 
-    def resources(self) -> Sequence[Resource]:
-        return ()
-
-    def templates(self) -> Sequence[ResourceTemplate]:
-        return ()
-
-    def prompts(self) -> Mapping[str, Prompt]:
-        return {}
-
     def status(self) -> SourceStatus:
         return SourceStatus(self.name, "upstream", "ready", tools=len(self._tools))
 
@@ -77,25 +67,6 @@ class MemorySource:
         if call.tool.name not in self._tools:
             raise NotFound(f"{self.name} has no tool {call.tool.name!r}")
         return await self._answers[call.tool.name](replace(call, tool=self._tools[call.tool.name]))
-
-    async def read(self, uri: str, *, principal: Principal, caller: Caller = NOBODY) -> Sequence[Mapping[str, Any]]:
-        raise NotFound(f"{self.name} has no resource {uri!r}")
-
-    async def prompt(
-        self, name: str, arguments: Mapping[str, str], *, principal: Principal, caller: Caller = NOBODY
-    ) -> PromptResult:
-        raise NotFound(f"{self.name} has no prompt {name!r}")
-
-    async def complete(
-        self, ref: Mapping[str, Any], argument: Mapping[str, str], context: Mapping[str, str], *, principal: Principal
-    ) -> Completion:
-        return Completion()
-
-    async def subscribe(self, uri: str) -> None:
-        raise NotFound(f"{self.name} has no resource {uri!r}")
-
-    async def unsubscribe(self, uri: str) -> None:
-        raise NotFound(f"{self.name} has no resource {uri!r}")
 
     async def approve(self, names: Sequence[str]) -> Sequence[str]:
         raise NotFound(f"{self.name} holds nothing back: {', '.join(names)}")

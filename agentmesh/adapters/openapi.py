@@ -25,19 +25,17 @@ from agentmesh.adapters.approvals import Approvals, same
 from agentmesh.adapters.looking import Looking
 from agentmesh.adapters.openapi_operation import READING, ApiOperation, Operations, read_operations
 from agentmesh.adapters.openapi_request import request_of, result_of
+from agentmesh.adapters.tools_only import ToolsOnly
 from agentmesh.adapters.yaml_document import read_yaml
-from agentmesh.core.caller import NOBODY, Caller
 from agentmesh.core.json_text import parse_json
 from agentmesh.core.outside import HttpAnswer, HttpClient, HttpRequest
-from agentmesh.core.policy import Principal
-from agentmesh.core.resource import Completion, Prompt, PromptResult, Resource, ResourceTemplate
 from agentmesh.core.secret import fill_secrets, hide
 from agentmesh.core.server_file import ServerFile
 from agentmesh.core.source import Held, OnChange, SourceCall, SourceStatus
 from agentmesh.core.store import Store
 from agentmesh.core.tool import Tool, ToolResult
 from agentmesh.core.workflow import seconds
-from agentmesh.errors import Fail, InvalidInput, NotFound, NotSent, ProjectError, StepError
+from agentmesh.errors import Fail, InvalidInput, NotSent, ProjectError, StepError
 
 log = logging.getLogger("agentmesh.sources")
 
@@ -56,7 +54,7 @@ SCOPE: Final = "openapi-document"
 """Of the store: the last document of each address, by the server's name."""
 
 
-class OpenApiSource:
+class OpenApiSource(ToolsOnly):
     """One `openapi:` of servers/. `async with` it, and leave it in the task that entered it; entering waits for no network."""
 
     def __init__(
@@ -66,11 +64,14 @@ class OpenApiSource:
     ) -> None:  # fmt: skip
         """`folder`: the mesh's, in which a file of a document has to be."""
         assert server.openapi is not None
+        self.title = f"the API {server.name}"
         self._server, self._spec = server, server.openapi
         self._folder, self._store, self._http, self._clock = folder, store, http, clock
         self._headers = {name: fill_secrets(value, secrets) for name, value in self._spec.headers.items()}
         self._secret = [
-            v for name, v in self._headers.items() if v != self._spec.headers[name] or "auth" in name.lower()
+            value
+            for name, value in self._headers.items()
+            if value != self._spec.headers[name] or any(word in name.lower() for word in _SECRET_NAMES)
         ]
         self._secret += [value for value in secrets.values() if value in "".join(self._headers.values())]
         if self._spec.token is not None:
@@ -116,15 +117,6 @@ class OpenApiSource:
 
     def tools(self) -> Mapping[str, Tool]:
         return self._tools
-
-    def resources(self) -> Sequence[Resource]:
-        return ()
-
-    def templates(self) -> Sequence[ResourceTemplate]:
-        return ()
-
-    def prompts(self) -> Mapping[str, Prompt]:
-        return {}
 
     def held(self) -> Sequence[Held]:
         return self._approvals.held()
@@ -223,25 +215,6 @@ class OpenApiSource:
             f"the request behind {name} has changed in its document since it was approved; "
             f"an operator has to look at it: `agentmesh tools diff {name}`, then `agentmesh tools approve {name}`"
         )
-
-    async def read(self, uri: str, *, principal: Principal, caller: Caller = NOBODY) -> Sequence[Mapping[str, Any]]:
-        raise NotFound(f"the API {self.name} has no resource {uri!r}")
-
-    async def prompt(
-        self, name: str, arguments: Mapping[str, str], *, principal: Principal, caller: Caller = NOBODY
-    ) -> PromptResult:
-        raise NotFound(f"the API {self.name} has no prompt {name!r}")
-
-    async def complete(
-        self, ref: Mapping[str, Any], argument: Mapping[str, str], context: Mapping[str, str], *, principal: Principal
-    ) -> Completion:
-        return Completion()
-
-    async def subscribe(self, uri: str) -> None:
-        raise NotFound(f"the API {self.name} has no resource {uri!r}")
-
-    async def unsubscribe(self, uri: str) -> None:
-        return
 
     # The document
 

@@ -20,17 +20,15 @@ from anyio.abc import TaskGroup
 
 from agentmesh.adapters.approvals import Approvals, same
 from agentmesh.adapters.looking import Looking
+from agentmesh.adapters.tools_only import ToolsOnly
 from agentmesh.adapters.upstream_a2a_client import PeerClient, PeerHttp
 from agentmesh.adapters.upstream_a2a_task import Following
-from agentmesh.core.caller import NOBODY, Caller
 from agentmesh.core.mesh import Peer
-from agentmesh.core.policy import Principal
-from agentmesh.core.resource import Completion, Prompt, PromptResult, Resource, ResourceTemplate
 from agentmesh.core.secret import fill_secrets, hide
 from agentmesh.core.source import Held, OnChange, SourceCall, SourceStatus
 from agentmesh.core.store import Store
 from agentmesh.core.tool import Tool, ToolResult
-from agentmesh.errors import Fail, MeshError, NotFound
+from agentmesh.errors import Fail, MeshError
 
 log = logging.getLogger("agentmesh.sources")
 
@@ -45,13 +43,14 @@ _ILLEGAL = re.compile(r"[^A-Za-z0-9_.-]+")
 Json = Mapping[str, Any]
 
 
-class PeerSource:
+class PeerSource(ToolsOnly):
     """One entry of `agents:`. `async with` it, and leave it in the task that entered it; entering waits for no network."""
 
     def __init__(
         self, name: str, peer: Peer, *, store: Store, secrets: Mapping[str, str] = MappingProxyType({}),
         clock: Callable[[], float] = time.time, sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:  # fmt: skip
+        self.title = f"the agent {name}"
         self._name, self._peer, self._store, self._clock, self._sleep = name, peer, store, clock, sleep
         token = fill_secrets(peer.token, secrets) if peer.token is not None else None
         self._secrets = [token] if token else []
@@ -97,15 +96,6 @@ class PeerSource:
     def tools(self) -> Mapping[str, Tool]:
         return self._tools
 
-    def resources(self) -> Sequence[Resource]:
-        return ()
-
-    def templates(self) -> Sequence[ResourceTemplate]:
-        return ()
-
-    def prompts(self) -> Mapping[str, Prompt]:
-        return {}
-
     def held(self) -> Sequence[Held]:
         return self._approvals.held()
 
@@ -127,25 +117,6 @@ class PeerSource:
             self._publish()
             self._tell()
         return done
-
-    async def read(self, uri: str, *, principal: Principal, caller: Caller = NOBODY) -> Sequence[Mapping[str, Any]]:
-        raise NotFound(f"the agent {self._name} has no resource {uri!r}")
-
-    async def prompt(
-        self, name: str, arguments: Mapping[str, str], *, principal: Principal, caller: Caller = NOBODY
-    ) -> PromptResult:
-        raise NotFound(f"the agent {self._name} has no prompt {name!r}")
-
-    async def complete(
-        self, ref: Mapping[str, Any], argument: Mapping[str, str], context: Mapping[str, str], *, principal: Principal
-    ) -> Completion:
-        return Completion()
-
-    async def subscribe(self, uri: str) -> None:
-        raise NotFound(f"the agent {self._name} has no resource {uri!r}")
-
-    async def unsubscribe(self, uri: str) -> None:
-        return
 
     # The card
 

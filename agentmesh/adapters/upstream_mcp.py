@@ -255,7 +255,7 @@ class UpstreamMcp:
         total = found.get("total")
         return Completion(
             tuple(values[:COMPLETIONS]),
-            total if isinstance(total, int) else None,
+            total if isinstance(total, int) and total >= 0 else None,
             found.get("hasMore") is True or len(values) > COMPLETIONS,
         )
 

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import mcp_types as types
@@ -30,8 +29,6 @@ ITEMS: Final = 10_000
 """Of one list; a server with more is one that never ends its list."""
 SCHEMA_LIMIT: Final = 128 * 1024
 """Bytes of one schema as JSON. Every client that lists tools gets it."""
-KEPT_SCHEMA: Final = 8 * 1024
-"""Up to so many bytes a schema that was looked at is remembered."""
 DEPTH: Final = 40
 TEXT_LIMIT: Final = 64 * 1024
 """Characters of a description."""
@@ -158,7 +155,7 @@ def _schema_fault(schema: Any) -> str | None:
         return f"cannot be used: {str(error)[:200]}"
     if len(text) > SCHEMA_LIMIT:
         return f"is longer than {SCHEMA_LIMIT // 1024} kB"
-    return _text_fault(text) if len(text) > KEPT_SCHEMA else _kept_fault(text)
+    return _kept_fault(text)
 
 
 def _text_fault(text: str) -> str | None:
@@ -173,8 +170,19 @@ def _text_fault(text: str) -> str | None:
     return None if schema.get("type") == "object" else "is not of type object"
 
 
-_kept_fault = lru_cache(4096)(_text_fault)
-"""Looking takes milliseconds, and lists are looked at again and again."""
+def _kept_fault(text: str) -> str | None:
+    """The same, looked for once: it takes milliseconds, and lists are looked at again and again."""
+    key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    if key not in _FAULTS:
+        if len(_FAULTS) >= KEPT_FAULTS:
+            _FAULTS.clear()
+        _FAULTS[key] = _text_fault(text)
+    return _FAULTS[key]
+
+
+_FAULTS: Final[dict[bytes, str | None]] = {}
+KEPT_FAULTS: Final = 50_000
+"""Schemas of which it is remembered."""
 
 
 def usable_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
