@@ -157,7 +157,7 @@ class Link:
         self._lost = anyio.Event()
         error: MeshError | RpcError | None = None
         async with self._open_wire() as wire, anyio.create_task_group() as group:
-            session = Session(self._name, wire, self._tasks, self._notice, duplex=self._duplex)
+            session = Session(self._name, wire, self._tasks, self._notice)
 
             async def within(work: Callable[[], Awaitable[None]]) -> None:
                 nonlocal error

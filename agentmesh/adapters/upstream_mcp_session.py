@@ -107,8 +107,6 @@ class Session:
     version: str = LATEST_MODERN_VERSION
     modern: bool = True
     capabilities: Mapping[str, Any] = field(default_factory=dict)
-    duplex: bool = False
-    """Whether all messages come on one stream: a child's pipe."""
     _ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _open: dict[int, Exchange] = field(default_factory=dict)
     _asked: dict[Any, anyio.CancelScope] = field(default_factory=dict)
@@ -221,12 +219,10 @@ class Session:
             exchange.caller.log(level, params.get("data"), logger if isinstance(logger, str) else None)
 
     def _only(self) -> Exchange | None:
-        """The one call that is open, when there is but one: then what comes on a shared pipe can only be meant for it.
+        """The one call that is open, when there is but one: then what comes on a pipe, or on a stream that is no call's, is meant for it.
 
-        Over HTTP each call has a stream of its own, and what comes on no call's stream is meant for none.
+        Servers of the older era put their questions there over HTTP too, and expect an answer.
         """
-        if not self.duplex:
-            return None
         calls = [exchange for exchange in self._open.values() if exchange.caller is not NOBODY]
         return calls[0] if len(calls) == 1 else None
 
