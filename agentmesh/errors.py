@@ -7,6 +7,7 @@
     |   |-- PolicyDenied            a policy says no
     |   |-- TooLarge                a body, log or value is over its limit
     |   |-- Conflict                the same key with another body, a terminal run cancelled
+    |   |-- UnsupportedMedia        a part of a type that the skill does not take, or no type of answer that it gives
     |   |-- MissingCapability       the client has not declared what the call needs of it
     |   `-- NotBuilt                a part of the language or protocol this release does not have
     |-- ProjectError                the mesh's own files are wrong; carries every Fault
@@ -90,6 +91,12 @@ class Conflict(CallerError):
     """The request contradicts what is already recorded."""
 
     code = "conflict"
+
+
+class UnsupportedMedia(CallerError):
+    """A part of the message, or every type of answer asked for, is of a media type that the agent does not have."""
+
+    code = "unsupported_media"
 
 
 class MissingCapability(CallerError):

@@ -335,6 +335,7 @@ def _matches(run: Run, where: RunFilter) -> bool:
         run.tenant == where.tenant
         and (where.owner is None or run.owner == where.owner)
         and (where.workflow is None or run.workflow == where.workflow)
+        and (where.workflows is None or run.workflow in where.workflows)
         and (not where.states or run.state in where.states)
         and (where.context_id is None or run.context_id == where.context_id)
         and (where.parent is None or run.parent == where.parent)

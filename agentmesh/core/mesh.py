@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agentmesh.core.agent import Skill
+from agentmesh.core.agent import MODES, Skill
 from agentmesh.core.model import Model
 from agentmesh.core.policy import PolicyFile
 from agentmesh.core.server_file import PromptSpec, ResourceSpec, ServerFile
@@ -27,12 +27,25 @@ class Peer(BaseModel):
     """Where its agent card is: http(s)."""
     token: str | None = Field(None, repr=False)
     """A bearer token for it: `${{ secrets.NAME }}`."""
+    jwks: str | None = None
+    """Where the keys are that its card must be signed with (JWKS): http(s). None: no signature is asked for, and one whose keys are at the
+    card's own origin is checked."""
+    price: float | None = Field(None, ge=0)
+    """What a message to it costs, in a unit of your own; of agents that fit equally well the cheaper one is asked."""
 
 
 class A2aSettings(BaseModel):
+    """How the mesh is as an A2A agent."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
     default: str | None = None
-    """The skill for a message that names none."""
+    """The skill for a message that names none; None: it goes to the agent that fits its words best."""
+    embed: str | None = None
+    """A model that makes embeddings, by which messages that name no skill are compared with skills; None: by their words alone."""
+    webhooks: list[str] = []
+    """Hosts inside (`127.0.0.1`, `10.1.0.0/16`, `hooks.internal`) that push notifications may go to; others have to be on the internet."""
+    required_extensions: list[str] = []
+    """URIs of extensions that clients have to declare, of those that this agent knows."""
 
 
 class McpSettings(BaseModel):
@@ -205,6 +218,10 @@ def _skill(workflow: Workflow) -> Skill:
         tags=tags,
         examples=examples,
         input_schema=workflow.input,
+        agent=a2a.agent if a2a else None,
+        input_modes=(a2a.input_modes if a2a else None) or MODES,
+        output_modes=(a2a.output_modes if a2a else None) or MODES,
+        reply=a2a.reply if a2a else False,
     )
 
 

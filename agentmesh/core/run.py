@@ -76,18 +76,25 @@ class Kind(StrEnum):
     RUN_SUBMITTED = "run.submitted"  # {}; the input stands in the run's row; written by Store.start_run
     RUN_WORKING = "run.working"  # {worker}; each claim; written by Store.claim
     RUN_INPUT_REQUIRED = "run.input_required"  # {}; parked, and only a person can take it further
+    RUN_AUTH_REQUIRED = "run.auth_required"  # {}; an agent elsewhere waits for somebody to log in with it
+    RUN_ROUTED = "run.routed"  # core.agent.Route as JSON: who takes the message, and why; the last one counts
+    RUN_TRACED = "run.traced"  # {traceparent, tracestate?} of whoever started it (W3C Trace Context)
     RUN_SIGNALED = (
-        "run.signaled"  # {name, value, by}; from outside, kept until a `wait` takes it; written by Store.post
+        "run.signaled"  # {name, value, by, message?}; from outside, kept until a `wait` takes it; written by Store.post
     )
-    RUN_ANSWERED = "run.answered"  # {question, yes, value, by}; from outside; written by Store.post
+    RUN_ANSWERED = "run.answered"  # {question, yes, value, by, message?}; from outside; written by Store.post
     RUN_CANCEL_REQUESTED = "run.cancel_requested"  # {by}; from outside
     RUN_UNDOING = "run.undoing"  # {error} or {by}; from here on the run only compensates, then fails or is canceled
-    RUN_COMPLETED = "run.completed"  # {output}
+    RUN_COMPLETED = "run.completed"  # {output, reply?: true: answered by a message, not by a task}
     RUN_FAILED = "run.failed"  # {error: {code, message, path}}
+    RUN_REJECTED = "run.rejected"  # {error: {code, message}}; an agent would not do it, or there is none who could
     RUN_CANCELED = "run.canceled"  # {by}
     STEP_STARTED = "step.started"  # {verb, why}; an attempt begins; a switch adds `choice`, a map `items`
     STEP_INTENT = "step.intent"  # {key}; durable before a step that changes the outside world
     STEP_CHILD = "step.child"  # {run, workflow, skill?}; the run that does this step's work
+    STEP_TASK = "step.task"  # {peer, task, context}; the task of an agent elsewhere that does this step's work
+    STEP_SAID = "step.said"  # {state, message?}; what that task said of itself: an A2A Message as JSON
+    STEP_ARTIFACT = "step.artifact"  # {artifact, append?, last?}; a piece of the run's result: an A2A Artifact as JSON
     STEP_WAITING = "step.waiting"  # {for: "timer" | "signal" | "approval" | "input", until?, ...}; see core.question
     STEP_ATTEMPT = (
         "step.attempt"  # {model, prompt_hash, output or text, verdicts, usage, error?, retry_at?, cached?, awaits?}
@@ -101,9 +108,11 @@ STATE_AFTER: Mapping[Kind, RunState] = {
     Kind.RUN_SUBMITTED: RunState.SUBMITTED,
     Kind.RUN_WORKING: RunState.WORKING,
     Kind.RUN_INPUT_REQUIRED: RunState.INPUT_REQUIRED,
+    Kind.RUN_AUTH_REQUIRED: RunState.AUTH_REQUIRED,
     Kind.RUN_COMPLETED: RunState.COMPLETED,
     Kind.RUN_FAILED: RunState.FAILED,
     Kind.RUN_CANCELED: RunState.CANCELED,
+    Kind.RUN_REJECTED: RunState.REJECTED,
 }
 """The run's state after an entry of these kinds; the others leave it."""
 
@@ -126,6 +135,16 @@ class Entry:
 
 
 _NOTHING = Usage()
+_ABOUT = frozenset(
+    {
+        Kind.RUN_ROUTED,
+        Kind.RUN_TRACED,
+        Kind.RUN_ANSWERED,
+        Kind.RUN_SIGNALED,
+        Kind.STEP_SAID,
+        Kind.STEP_ARTIFACT,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +164,8 @@ class StepRun:
     model: str | None = None
     child: str | None = None
     """Run id of the child run that does the work."""
+    task: Mapping[str, JSON] | None = None
+    """{peer, task, context}: the task elsewhere that does the work."""
     waiting: Mapping[str, JSON] | None = None
     """What a WAITING step waits for: the payload of its STEP_WAITING entry."""
     started_at: float | None = None
@@ -191,6 +212,18 @@ class Run:
     cancel_requested: bool = False
     seq: int = 0
     """Of the last entry folded in."""
+    route: Mapping[str, JSON] | None = None
+    """Who took the message and why (`core.agent.Route` as JSON); None when nothing had to be chosen."""
+    trace: Mapping[str, str] | None = None
+    """{traceparent, tracestate?} of whoever started it."""
+    artifacts: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    """A2A Artifacts as JSON, by artifactId, in the order they began; the output stands beside them."""
+    messages: tuple[Mapping[str, JSON], ...] = ()
+    """A2A Messages as JSON that followed `message`: what the task asked, and what it was answered."""
+    said: Mapping[str, JSON] | None = None
+    """{state, message?}: what a task elsewhere said of itself last."""
+    replied: bool = False
+    """It was answered by a message, not by a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +263,9 @@ class Folder:
         self._cancel_requested = run.cancel_requested
         self._updated_at = run.updated_at
         self._seq = run.seq
+        self._route, self._trace, self._said, self._replied = run.route, run.trace, run.said, run.replied
+        self._artifacts = dict(run.artifacts)
+        self._messages = list(run.messages)
         self._changed = False
 
     @property
@@ -246,6 +282,12 @@ class Folder:
                 updated_at=self._updated_at,
                 seq=self._seq,
                 steps=dict(self._steps),
+                route=self._route,
+                trace=self._trace,
+                artifacts=dict(self._artifacts) if self._artifacts else self._run.artifacts,
+                messages=tuple(self._messages),
+                said=self._said,
+                replied=self._replied,
             )
             self._changed = False
         return self._run
@@ -276,6 +318,8 @@ class Folder:
             self._run_entry(entry, state)
         elif kind is Kind.RUN_CANCEL_REQUESTED:
             self._cancel_requested = True
+        elif kind in _ABOUT:
+            self._about(entry)
         elif entry.path:
             self._step_entry(entry)
         return self
@@ -284,13 +328,37 @@ class Folder:
         self._state = state
         if entry.kind is Kind.RUN_COMPLETED:
             self._output = entry.payload.get("output")
-        elif entry.kind is Kind.RUN_FAILED:
+            self._replied = bool(entry.payload.get("reply"))
+        elif entry.kind in (Kind.RUN_FAILED, Kind.RUN_REJECTED):
             self._error = entry.payload.get("error")
         if state.terminal:
             # A step cut off by the end of its run will never be finished by anybody.
             for path, step in self._steps.items():
                 if not step.state.ended:
                     self._steps[path] = replace(step, state=StepState.CANCELED, waiting=None, ended_at=entry.at)
+
+    def _about(self, entry: Entry) -> None:
+        """What is said of the run beside its state and steps."""
+        payload = entry.payload
+        match entry.kind:
+            case Kind.RUN_ROUTED:
+                self._route = payload
+            case Kind.RUN_TRACED:
+                self._trace = payload
+            case Kind.STEP_SAID:
+                self._said = payload
+                if payload.get("message") and payload.get("state") == RunState.INPUT_REQUIRED.value:
+                    self._messages.append(payload["message"])
+            case Kind.STEP_ARTIFACT:
+                artifact = payload.get("artifact") or {}
+                ident = str(artifact.get("artifactId", ""))
+                known = self._artifacts.get(ident)
+                if known is not None and payload.get("append"):
+                    artifact = {**known, "parts": [*known.get("parts", ()), *artifact.get("parts", ())]}
+                self._artifacts[ident] = artifact
+            case _:
+                if payload.get("message"):
+                    self._messages.append(payload["message"])
 
     def _step_entry(self, entry: Entry) -> None:
         payload = entry.payload
@@ -315,6 +383,7 @@ class Folder:
                     error=None,
                     # A resumed step finds the child it had; any other attempt gets one of its own.
                     child=step.child if why == Why.RESUME.value else None,
+                    task=step.task if why == Why.RESUME.value else None,
                     started_at=entry.at if step.started_at is None else step.started_at,
                     ended_at=None,
                 )
@@ -333,6 +402,8 @@ class Folder:
                 )
             case Kind.STEP_CHILD:
                 step = replace(step, child=payload.get("run"))
+            case Kind.STEP_TASK:
+                step = replace(step, task=payload)
             case Kind.STEP_WAITING:
                 step = replace(
                     step,

@@ -15,13 +15,48 @@ ERROR = {
     "properties": {"code": STRING, "message": STRING, "path": STRING},
     "additionalProperties": True,
 }
+PART: JsonSchema = {
+    "type": "object",
+    "properties": {
+        "text": STRING, "data": DYN, "raw": STRING, "url": STRING, "filename": STRING, "mediaType": STRING,
+        "metadata": {"type": "object"},
+    },
+    "additionalProperties": False,
+}  # fmt: skip
+"""An A2A Part as JSON (A2A 1.0.1 section 4.1.6); `raw` is base64."""
 RUN_TYPES: Mapping[str, JsonSchema] = {
     "run": {
         "type": "object",
         "properties": {"id": STRING, "workflow": STRING, "source": STRING},
         "additionalProperties": False,
     },
-    "context": {"type": "object", "properties": {"id": {"type": ["string", "null"]}}, "additionalProperties": False},
+    "context": {
+        "type": "object",
+        "properties": {
+            "id": {"type": ["string", "null"]},
+            "message": {
+                "type": ["object", "null"],
+                "properties": {
+                    "id": STRING,
+                    "role": {"enum": ["user", "agent"]},
+                    "text": STRING,
+                    "data": DYN,
+                    "metadata": {"type": "object"},
+                    "parts": {"type": "array", "items": PART},
+                },
+                "additionalProperties": False,
+            },
+            "messages": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"role": {"enum": ["user", "agent"]}, "text": STRING, "data": DYN, "task": STRING},
+                    "additionalProperties": False,
+                },
+            },
+        },
+        "additionalProperties": False,
+    },
 }
 """Names of every workflow besides `input` and `steps`."""
 RESERVED = ("input", "steps", "run", "context", "output", "secrets", "error", "loop", "result")

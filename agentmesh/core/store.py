@@ -42,6 +42,8 @@ class RunFilter:
     tenant: str = "local"
     owner: str | None = None
     workflow: str | None = None
+    workflows: tuple[str, ...] | None = None
+    """One of these; None: any."""
     states: tuple[RunState, ...] = ()
     context_id: str | None = None
     parent: str | None = None

@@ -75,15 +75,15 @@ class Retry_(Part):  # noqa: N801 - `Retry` is the error
 
 
 class AgentSpec(Part):
-    """A message to an agent of this mesh. The step's output is that of the workflow behind the skill.
+    """A message to an agent. The step's output is that of the workflow behind the skill, or what the peer's task came to.
 
     An object that is sent is the workflow's input; text fills the only text that its input requires.
     """
 
     skill: str | None = None
-    """Of a workflow with `on.a2a`."""
+    """Of a workflow with `on.a2a`; with `peer` one of the peer's, which may be left to it."""
     peer: str | None = None
-    """Not built yet."""
+    """An agent elsewhere: its name in `agents:`."""
     message: Any
     """A string becomes a text part, an object a data part."""
 
@@ -360,6 +360,14 @@ class A2aTrigger(Part):
     """As the agent card shows them."""
     examples: tuple[str, ...] = ()
     """Messages, as the agent card shows them."""
+    agent: str | None = Field(None, pattern=NAME)
+    """The agent of this mesh that it is a skill of: it has a card and an address of its own. None: the mesh itself."""
+    input_modes: tuple[str, ...] | None = None
+    """Media types of the parts that it takes, such as `image/png`; None: text and JSON. Files are in `context.message.parts`."""
+    output_modes: tuple[str, ...] | None = None
+    """Media types of what it answers; None: text and JSON."""
+    reply: bool | str = False
+    """Whether it answers with a message, not with a task that is kept for its client: true, false or a condition (CEL)."""
 
 
 class McpTrigger(Part):

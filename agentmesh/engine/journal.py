@@ -34,6 +34,8 @@ class Recorded:
     """The branch that a `switch` took."""
     waiting: Entry | None = None
     """The last STEP_WAITING entry."""
+    task: Mapping[str, JSON] | None = None
+    """{peer, task, context} of the last STEP_TASK entry: the task elsewhere that does the attempt's work."""
     begun_at: float = 0.0
     """Unix seconds of the first attempt's start, by the store's clock."""
     ended_seq: int = 0
@@ -67,8 +69,11 @@ def recall(entries: Iterable[Entry]) -> dict[str, Recorded]:
         elif entry.kind is Kind.STEP_WAITING:
             recorded.begun = True
             recorded.waiting = entry
+        elif entry.kind is Kind.STEP_TASK:
+            recorded.task = entry.payload
         elif entry.kind is Kind.STEP_ATTEMPT:
             recorded.open = False
+            recorded.task = None  # a further attempt sends its own message
             recorded.attempts.append(entry)
         elif entry.kind in _ENDS:
             recorded.open = False

@@ -40,6 +40,17 @@ _payloads: dict[Kind, st.SearchStrategy[Any]] = {
     Kind.STEP_COMPLETED: st.fixed_dictionaries({"verb": st.just("set"), "output": st.integers()}),
     Kind.STEP_FAILED: st.fixed_dictionaries({"error": st.just({"code": "x", "message": "y"})}),
     Kind.RUN_COMPLETED: st.fixed_dictionaries({"output": st.integers()}),
+    Kind.RUN_REJECTED: st.fixed_dictionaries({"error": st.just({"code": "x", "message": "y"})}),
+    Kind.STEP_TASK: st.fixed_dictionaries({"peer": st.just("p"), "task": st.just("t"), "context": st.just("c")}),
+    Kind.STEP_ARTIFACT: st.fixed_dictionaries(
+        {
+            "artifact": st.fixed_dictionaries(
+                {"artifactId": st.sampled_from(["a", "b"]), "parts": st.just([{"text": "x"}])}
+            )
+        },
+        optional={"append": st.booleans()},
+    ),
+    Kind.STEP_SAID: st.fixed_dictionaries({"state": st.just("working")}),
     Kind.RUN_FAILED: st.fixed_dictionaries({"error": st.just({"code": "x", "message": "y", "path": ""})}),
 }
 
@@ -70,7 +81,7 @@ def _legal(run: Run, entries: Sequence[Entry]) -> None:
     assert run.state.terminal == bool(ends)
     assert run.seq == len(entries)
     assert run.updated_at == (entries[-1].at if entries else 0)
-    assert (run.error is not None) == (run.state is RunState.FAILED)
+    assert (run.error is not None) == (run.state in (RunState.FAILED, RunState.REJECTED))
     for path, step in run.steps.items():
         assert step.path == path
         assert step.state.ended == (step.ended_at is not None)

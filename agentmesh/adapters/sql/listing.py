@@ -61,6 +61,8 @@ def _matching(where: RunFilter) -> Select[Any]:
     ):  # fmt: skip
         if wanted is not None:
             query = query.where(column == wanted)
+    if where.workflows is not None:
+        query = query.where(runs.c.workflow.in_(where.workflows))
     if where.roots:
         query = query.where(runs.c.parent.is_(None))
     if where.updated_after is not None:

@@ -392,7 +392,7 @@ async def _ending(entries: Sequence[Entry]) -> Ending | None:
         if entry.kind is Kind.RUN_COMPLETED:
             (output,) = await _documents([encode(entry.payload.get("output"))])
             return Ending(output)
-        if entry.kind is Kind.RUN_FAILED:
+        if entry.kind in (Kind.RUN_FAILED, Kind.RUN_REJECTED):
             return Ending(error=encode(entry.payload.get("error")))
         if entry.kind is Kind.RUN_CANCELED:
             return Ending()
