@@ -25,7 +25,7 @@ def anyio_backend() -> str:
 
 
 @asynccontextmanager
-async def listening(serve, host="127.0.0.1"):
+async def listening(serve, host="127.0.0.1", tls=None):
     """A TCP server; leaving ends its connections and waits for them. Yields its port."""
     open_ones: set[asyncio.StreamWriter] = set()
 
@@ -41,7 +41,7 @@ async def listening(serve, host="127.0.0.1"):
                 await writer.wait_closed()
             open_ones.discard(writer)
 
-    listener = await asyncio.start_server(connection, host, 0)
+    listener = await asyncio.start_server(connection, host, 0, ssl=tls)
     async with listener:
         try:
             yield listener.sockets[0].getsockname()[1]
