@@ -137,9 +137,9 @@ class PlainHttp:
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, again: bool
     ) -> AsyncIterator[HttpAnswer]:
-        key, host, port, target = _where(url)
-        request = _request(method, target, key, headers, body)
-        connection, status, head = await self._answered(key, host, port, request, again)
+        where = _where(url)
+        request = _request(method, where.target, where.authority, headers, body)
+        connection, status, head = await self._answered(where, request, again)
         answer = _Answer(status, head, connection.reader)
         try:
             yield answer
@@ -150,16 +150,14 @@ class PlainHttp:
         if answer.complete or chunked or head.get("content-length") == "0":
             connection.used, connection.until = True, time.monotonic() + IDLE
             connection.rest = None if answer.complete or not chunked else answer
-            self._idle.setdefault(key, []).append(connection)
+            self._idle.setdefault(where.key, []).append(connection)
             self.tidy()
         else:
             connection.writer.close()
 
-    async def _answered(
-        self, key: str, host: str, port: int, request: bytes, again: bool
-    ) -> tuple[_Connection, int, dict[str, str]]:
+    async def _answered(self, where: Where, request: bytes, again: bool) -> tuple[_Connection, int, dict[str, str]]:
         while True:
-            connection = await self._connection(key, host, port)
+            connection = await self._connection(where)
             try:
                 connection.writer.write(request)
                 if len(request) > HEAD_LIMIT:
@@ -169,7 +167,7 @@ class PlainHttp:
                 connection.writer.close()
                 if connection.used and again:
                     continue
-                raise Dropped(f"{key} closed the connection without an answer") from error
+                raise Dropped(f"{where.authority} closed the connection without an answer") from error
             except BaseException:
                 connection.writer.close()
                 raise
@@ -202,8 +200,8 @@ class PlainHttp:
                 connection.writer.close()
         self._idle.clear()
 
-    async def _connection(self, key: str, host: str, port: int) -> _Connection:
-        idle, now = self._idle.get(key), time.monotonic()
+    async def _connection(self, where: Where) -> _Connection:
+        idle, now = self._idle.get(where.key), time.monotonic()
         while idle:
             connection = idle.pop()
             if connection.until > now and not connection.reader.at_eof() and not connection.writer.is_closing():
@@ -212,17 +210,38 @@ class PlainHttp:
             connection.writer.close()
         try:
             async with asyncio.timeout(CONNECT_TIME):
-                return _Connection(*await asyncio.open_connection(host, port, limit=HEAD_LIMIT))
+                return _Connection(*await self._dial(where))
         except OSError as error:  # TimeoutError is one
-            raise Unreachable(f"{key} does not accept connections") from error
+            raise Unreachable(f"{where.authority} does not accept connections") from error
+
+    async def _dial(self, where: Where) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A new connection. OSError when none is made; who connects in another way overrides this."""
+        return await asyncio.open_connection(where.host, where.port, limit=HEAD_LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """An address in the parts that a request needs."""
+
+    scheme: str
+    authority: str
+    host: str
+    port: int
+    target: str
+
+    @property
+    def key(self) -> str:
+        """What connections are kept by."""
+        return self.authority if self.scheme == "http" else f"{self.scheme}://{self.authority}"
 
 
 @lru_cache(1024)
-def _where(url: str) -> tuple[str, str, int, str]:
-    """(authority, host, port, target) of an address."""
+def _where(url: str) -> Where:
     parts = urlsplit(url)
     path = parts.path or "/"
-    return parts.netloc, parts.hostname or "", parts.port or 80, f"{path}?{parts.query}" if parts.query else path
+    target = f"{path}?{parts.query}" if parts.query else path
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return Where(parts.scheme, parts.netloc.rpartition("@")[2], parts.hostname or "", port, target)
 
 
 def _request(method: str, target: str, host: str, headers: Mapping[str, str], body: bytes | None) -> bytes:

@@ -7,15 +7,15 @@ on with a stream that broke (`Last-Event-ID`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 import anyio
 from pydantic_core import to_json
 
-from agentmesh.adapters.upstream_http import ANSWER_LIMIT, Dropped, Http, HttpAnswer, Oversized, Unreachable
+from agentmesh.adapters.server_events import events
+from agentmesh.adapters.upstream_http import Dropped, Http, HttpAnswer, Oversized, Unreachable
 from agentmesh.adapters.upstream_mcp_wire import Broken, Hear, HttpStatus, Message, Pace, SessionLost, parse, seconds_of
 from agentmesh.errors import Fail, NotSent, Retry, Unanswered
 
@@ -27,16 +27,6 @@ RESUME_LIMIT: Final = 30.0
 """Seconds before a stream is gone on with: unless the upstream names its own, and at most."""
 PARTING: Final = 2.0
 """Seconds for telling an upstream that a call, or a session, is over."""
-
-
-@dataclass(slots=True)
-class Event:
-    """One server-sent event."""
-
-    data: bytes
-    id: str | None
-    retry: float | None
-    """Seconds."""
 
 
 class HttpWire:
@@ -248,45 +238,3 @@ def _answers(found: Message, message: Message) -> bool:
     if "method" in found:
         return False
     return found.get("id") == message["id"] or ("error" in found and found.get("id") is None)
-
-
-async def events(parts: AsyncIterator[bytes]) -> AsyncIterator[Event]:
-    """Server-sent events of a body. Oversized when one does not end."""
-    data: list[bytes] = []
-    ident: str | None = None
-    retry: float | None = None
-    size = 0
-    async for line in _lines(parts):
-        if line:
-            field, _, value = line.partition(b":")
-            value = value.removeprefix(b" ")
-            if field == b"data":
-                size += len(value)
-                if size > ANSWER_LIMIT:
-                    raise Oversized(f"an event of more than {ANSWER_LIMIT // 1024 // 1024} MB")
-                data.append(value)
-            elif field == b"id":
-                ident = value.decode("utf-8", "replace")
-            elif field == b"retry" and value.isdigit() and len(value) < 10:
-                retry = int(value) / 1000
-        elif data or ident is not None or retry is not None:
-            yield Event(b"\n".join(data), ident, retry)
-            data, ident, retry, size = [], None, None, 0
-
-
-async def _lines(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The lines of a body without their ends. One that does not end is kept in pieces, so that it costs no more than its length."""
-    rest: list[bytes] = []
-    size = 0
-    async for part in parts:
-        if b"\n" not in part:
-            rest.append(part)
-            size += len(part)
-            if size > ANSWER_LIMIT:
-                raise Oversized(f"a line of more than {ANSWER_LIMIT // 1024 // 1024} MB")
-            continue
-        first, *whole = b"".join((*rest, part)).split(b"\n")
-        *middle, last = (first, *whole)
-        for line in middle:
-            yield line.removesuffix(b"\r")
-        rest, size = ([last], len(last)) if last else ([], 0)

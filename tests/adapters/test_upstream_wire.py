@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from agentmesh.adapters.server_events import events
 from agentmesh.adapters.upstream_mcp import UpstreamMcp
-from agentmesh.adapters.upstream_mcp_http import events
 from agentmesh.adapters.upstream_mcp_wire import Pace
 from agentmesh.errors import Fail, InvalidInput, Retry, Unanswered
 from tests.adapters.upstreams import call, listening, until, upstream
