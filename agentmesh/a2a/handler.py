@@ -30,6 +30,7 @@ from google.protobuf.json_format import MessageToDict
 from starlette.requests import Request
 
 from agentmesh.a2a import convert
+from agentmesh.core.agent import Sending
 from agentmesh.core.policy import Principal
 from agentmesh.core.question import questions
 from agentmesh.core.run import FROM_OUTSIDE, Run, RunEvent, RunState, new_run_id
@@ -241,7 +242,7 @@ class Handler(RequestHandler):
         ident = new_run_id(self._engine.clock(), self._engine.random.randbytes(10))
         message = convert.from_message(wire, ident)
         skill = convert.skill_of((message.metadata, MessageToDict(params.metadata)))
-        return await self._engine.agents.send_message(principal, message, skill=skill), False
+        return await self._engine.agents.send(principal, Sending(message, skill=skill)), False
 
     async def _follow_up(self, principal: Principal, wire: pb.Message) -> Run:
         """A message to a task: a signal, or the answer to what it asks; refused when it does neither."""
@@ -266,7 +267,7 @@ class Handler(RequestHandler):
                 f"task {run.id} asks nothing now: it takes no messages while it works; "
                 "send the message without taskId to start a new task"
             )
-        return await agents.follow_up(principal, run.id, message.parts, question=question, digest=digest)
+        return await agents.follow_up(principal, run.id, message, question=question, digest=digest)
 
     async def _follow(self, context: ServerCallContext, run: Run, *, goes_on: bool = False) -> AsyncGenerator[RunEvent]:
         """What happens to a run after `run`, until it ends or waits for the client.

@@ -35,6 +35,8 @@ class Skill:
     output_modes: tuple[str, ...] = MODES
     reply: bool | str = False
     """See `A2aTrigger.reply`."""
+    tool: str = ""
+    """Of a peer's: the name of the tool that it is, too."""
 
 
 @dataclass(frozen=True, slots=True)

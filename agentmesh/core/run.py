@@ -93,7 +93,7 @@ class Kind(StrEnum):
     STEP_INTENT = "step.intent"  # {key}; durable before a step that changes the outside world
     STEP_CHILD = "step.child"  # {run, workflow, skill?}; the run that does this step's work
     STEP_TASK = "step.task"  # {peer, task, context}; the task of an agent elsewhere that does this step's work
-    STEP_SAID = "step.said"  # {state, message?}; what that task said of itself: an A2A Message as JSON
+    STEP_SAID = "step.said"  # {state, message?, reply?}; what that task said of itself: an A2A Message as JSON
     STEP_ARTIFACT = "step.artifact"  # {artifact, append?, last?}; a piece of the run's result: an A2A Artifact as JSON
     STEP_WAITING = "step.waiting"  # {for: "timer" | "signal" | "approval" | "input", until?, ...}; see core.question
     STEP_ATTEMPT = (
@@ -328,7 +328,7 @@ class Folder:
         self._state = state
         if entry.kind is Kind.RUN_COMPLETED:
             self._output = entry.payload.get("output")
-            self._replied = bool(entry.payload.get("reply"))
+            self._replied = self._replied or bool(entry.payload.get("reply"))
         elif entry.kind in (Kind.RUN_FAILED, Kind.RUN_REJECTED):
             self._error = entry.payload.get("error")
         if state.terminal:
@@ -347,6 +347,7 @@ class Folder:
                 self._trace = payload
             case Kind.STEP_SAID:
                 self._said = payload
+                self._replied = self._replied or bool(payload.get("reply"))
                 if payload.get("message") and payload.get("state") == RunState.INPUT_REQUIRED.value:
                     self._messages.append(payload["message"])
             case Kind.STEP_ARTIFACT:

@@ -10,7 +10,8 @@ Rules every implementation keeps (tests/contracts runs on all):
   a run is claimed when its time has come: at once when it is new or given back, at the end of its lease, when its timer is due, or
   when something from outside arrived while it was parked;
   the end of a child run wakes its parent, in the same transaction;
-  payloads over 32 kB live in a content-addressed blob table, invisibly to the caller.
+  payloads over 32 kB live in a content-addressed blob table, invisibly to the caller;
+  a push delivery is one worker's at a time, and goes with its run.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any, Protocol, Self
 
+from agentmesh.core.push import LEASE, Delivery
 from agentmesh.core.run import STATE_AFTER, Entry, Run, RunState
 from agentmesh.errors import InvalidInput
 
@@ -208,6 +210,58 @@ class Store(Protocol):
 
     async def put(self, scope: str, key: str, value: Any) -> None:
         """Writes one value outside a run (the scheduler's last instant)."""
+        ...
+
+    # Push deliveries
+
+    async def add_delivery(self, delivery: Delivery, *, most: int) -> None:
+        """Records where notifications of a run go, from the entry after its `cursor` on.
+
+        One of the same id is replaced: what it had not delivered yet is still to be. NotFound when there is no such run, Conflict when
+        it has `most` others.
+        """
+        ...
+
+    async def deliveries(self, run_id: str) -> Sequence[Delivery]:
+        """Those of a run, the oldest first; with those that have ended."""
+        ...
+
+    async def remove_delivery(self, run_id: str, delivery_id: str) -> None:
+        """Forgets one, whoever works on it. Does nothing when there is none."""
+        ...
+
+    async def claim_deliveries(
+        self, worker: str, *, limit: int, per_host: int, busy: Mapping[str, int] | None = None, lease: float = LEASE,
+        only: Sequence[str] | None = None,
+    ) -> Sequence[Delivery]:  # fmt: skip
+        """Takes deliveries that are due: their run has entries past the cursor and their time has come. Each gets a new epoch.
+
+        At most `per_host` of one host together with those that the caller is `busy` with {host: n}; the longest due first. `only`: of
+        these runs. Nothing is written when nothing is due.
+        """
+        ...
+
+    async def keep_delivery(self, delivery: Delivery, *, after: float | None, held: bool = False) -> bool:
+        """Writes how far a claimed delivery has come; False when it is not held under its epoch any more, and nothing was written.
+
+        `held`: it stays the worker's for `after` seconds more. Else it is given back, due in `after` seconds; None: never again.
+        """
+        ...
+
+    async def find_deliveries(self, *, tenant: str | None = None, dead: bool = False, limit: int = 100) -> Sequence[Delivery]:
+        """Those that were given up (`dead`), or that fail now, the latest first."""
+        ...
+
+    async def revive_delivery(self, run_id: str, delivery_id: str) -> bool:
+        """Makes one that was given up, or waits for its next try, due at once; False when there is none."""
+        ...
+
+    async def poke(self, run_id: str) -> None:
+        """Tells `pokes` of every process on this store that a run may have something to look at. Nothing is recorded."""
+        ...
+
+    def pokes(self) -> AsyncIterator[str]:
+        """Run ids as they are poked; may skip or repeat. Subscribed when the call returns."""
         ...
 
 

@@ -34,6 +34,7 @@ from agentmesh.engine.own_resources import OwnResources
 from agentmesh.engine.prompts import Prompts
 from agentmesh.engine.reload import Reload
 from agentmesh.engine.resources import Resources
+from agentmesh.engine.routing import Router
 from agentmesh.engine.runs import Runs
 from agentmesh.engine.scheduler import Scheduler
 from agentmesh.engine.shown import Shown
@@ -113,12 +114,12 @@ def build_engine(
         mesh, store, runs, definitions, guard, bus, sources=upstreams, changes=changes, functions=functions, http=http,
         secrets=secrets, clock=clock, meter=meter,
     )  # fmt: skip
-    agents = Agents(mesh, runs, definitions, guard)
+    agents = Agents(mesh, store, runs, definitions, guard, upstreams, Router())
     worker = Worker(
         store, definitions, runs, tools, models, guard, bus, clock=clock, random=random, sleep=sleep,
         name=worker_name or f"worker-{os.getpid()}-{random.getrandbits(32):08x}",
         concurrency=concurrency, lease=lease, heartbeat=heartbeat,
-        http=http, databases=databases, cluster=cluster, secrets=secrets,
+        http=http, databases=databases, cluster=cluster, secrets=secrets, sources=upstreams,
         at_once=_limits_of(mesh),
     )  # fmt: skip
     scheduler = Scheduler(mesh, store, runs, bus, clock=clock, sleep=sleep)

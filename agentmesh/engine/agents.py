@@ -1,116 +1,410 @@
-"""Agents: messages to the skills of this mesh; a task is a run."""
+"""Agents: messages to the skills of this mesh and to agents elsewhere; a task is a run, whoever does it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
 import anyio
 
-from agentmesh.core.agent import Message, Part, Skill
+from agentmesh.core.agent import PEER, Agent, AgentHealth, Message, Part, PeerCall, Route, Sending, Skill
+from agentmesh.core.expression import evaluate_bool
+from agentmesh.core.json_text import write_json
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.policy import Action, Principal
-from agentmesh.core.question import Reply, questions
-from agentmesh.core.run import JSON, Run
-from agentmesh.engine.definitions import Definitions
+from agentmesh.core.question import Question, Reply, questions
+from agentmesh.core.run import JSON, Entry, Kind, Run, RunState
+from agentmesh.core.store import RunFilter, RunPage, Store
+from agentmesh.engine.conversation import context_of, data_of_parts, earlier_messages
+from agentmesh.engine.definitions import TASK, Definitions
 from agentmesh.engine.guard import Guard
 from agentmesh.engine.replies import reply_of
+from agentmesh.engine.routing import NoAgent, Router
 from agentmesh.engine.runs import Runs
-from agentmesh.errors import InvalidInput, NotFound
+from agentmesh.engine.sources import Sources
+from agentmesh.errors import Conflict, InvalidInput, MeshError, NotFound, UnsupportedMedia
+
+log = logging.getLogger("agentmesh.engine")
 
 CANCEL_WAIT = 5.0
 """Seconds that `cancel_task` waits for the end of what it has cancelled."""
+PEER_WAIT = 10.0
+"""Seconds that an agent elsewhere gets to answer that it cancels."""
 
 
 class Agents:
-    """The mesh as one agent: each workflow with `on.a2a` is a skill."""
+    """The mesh as agents: each workflow with `on.a2a` is a skill, and so is what peers' cards name."""
 
-    def __init__(self, mesh: Mesh, runs: Runs, definitions: Definitions, guard: Guard) -> None:
+    def __init__(
+        self,
+        mesh: Mesh,
+        store: Store,
+        runs: Runs,
+        definitions: Definitions,
+        guard: Guard,
+        sources: Sources,
+        router: Router,
+    ) -> None:
         self._mesh = mesh
+        self._store = store
         self._runs = runs
         self._definitions = definitions
         self._guard = guard
+        self._sources = sources
+        self._router = router
+        self._own: tuple[int, Mapping[str | None, Agent]] = (-1, {})
+        """The mesh's own agents by name, None the mesh itself; and the revision they are of."""
+
+    # Who there is
 
     def skills(self, principal: Principal) -> list[Skill]:
-        """The skills that the principal may list, by id. Does not wait."""
-        return [
-            skill
-            for _, skill in sorted(self._mesh.skills.items())
-            if self._guard.allows(principal, Action("agents.list", f"agent:{skill.id}", listing=True))
-        ]
+        """The mesh's own skills that the principal may list, by id. Does not wait."""
+        return [skill for _, skill in sorted(self._mesh.skills.items()) if self._may_list(principal, skill)]
 
-    async def send_message(
-        self, principal: Principal, message: Message, *, skill: str | None = None, key: str | None = None
-    ) -> Run:
-        """Starts the skill's workflow; the run is durable when this returns.
+    def agents(self, principal: Principal) -> Sequence[Agent]:
+        """The mesh's own agents, then those elsewhere that are known; with the skills that the principal may list. Does not wait."""
+        return [agent for agent in map(self._visible(principal), self._everybody()) if agent is not None]
 
-        `skill` None: `a2a.default` of agentmesh.yaml, else the only skill there is. An object data part is the input, else the
-        joined text fills the only required string property, else InvalidInput names what is missing. `key`: see Runs.start.
+    def agent(self, principal: Principal, name: str | None) -> Agent:
+        """One of them; None: the mesh, with the skills of all. NotFound."""
+        if name is None:
+            mine = self._own_agents()[None]
+            skills = tuple(skill for agent in self.agents(principal) for skill in agent.skills)
+            return mine if skills == mine.skills else replace(mine, skills=skills)
+        found = self._visible(principal)(self._named(name))
+        if found is None:
+            raise self._absent(name)
+        return found
+
+    def health(self, name: str | None) -> AgentHealth:
+        """How one of them is. The mesh's own are up."""
+        peer = self._sources.peers().get(name or "")
+        return AgentHealth() if peer is None else peer.health()
+
+    # Tasks
+
+    async def send(self, principal: Principal, sending: Sending) -> Run:
+        """Starts the run that a message is: of a skill's workflow, or of a task elsewhere. It is durable when this returns.
+
+        REJECTED at once when no agent fits. InvalidInput, NotFound, PolicyDenied, UnsupportedMedia before anything is recorded; Conflict
+        when an idempotent message's id was used for another one.
         """
-        chosen = self._choose(skill)
-        definition = self._definitions.pin(chosen.workflow)
-        input = input_of([part.to_json() for part in message.parts], definition.workflow.input, chosen.id)
-        self._guard.authorize(principal, Action("agents.send", f"agent:{chosen.id}", input))
-        run, _ = await self._runs.begin(
-            principal,
-            definition,
-            input,
-            key=key,
-            source="a2a",
-            context_id=message.context_id,
-            message=message.to_json(),
-        )
-        return run
+        message = sending.message
+        if not message.parts:
+            raise InvalidInput("the message is empty; give it a part")
+        run_id = self._runs.new_id()
+        context = message.context_id or run_id
+        kept: dict[str, Any] = {**message.to_json(), "contextId": context}
+        key = None
+        if sending.idempotent:
+            asked = [message.to_json(), sending.agent, sending.skill, sorted(sending.tags), sorted(sending.accepted)]
+            kept["digest"] = hashlib.sha256(write_json(asked)).hexdigest()
+            key = f"a2a:{principal.subject}:{sending.agent or ''}:{message.message_id}"
+        try:
+            route = await self._route(principal, sending)
+        except NoAgent as none:
+            return await self._reject(principal, none, run_id, key, context, kept)
+        entries = [Entry(Kind.RUN_ROUTED, payload=route.to_json())] if route.score or route.others else []
+        if route.agent is not None and route.agent in self._sources.peers():
+            return await self._to_peer(principal, sending, route, run_id, key, context, kept, entries)
+        return await self._to_own(principal, sending, route, run_id, key, context, kept, entries)
 
     async def follow_up(
-        self, principal: Principal, run_id: str, parts: Sequence[Part], *,
-        question: str | None = None, digest: str | None = None,
+        self, principal: Principal, run_id: str, message: Message, *,
+        question: str | None = None, digest: str | None = None, agent: str | None = None,
     ) -> Run:  # fmt: skip
         """Takes a message to a task for the answer to what it asks. `question`: None is the only open one.
 
         InvalidInput for a message that is no answer; NotFound, Conflict, PolicyDenied as `Runs.answer` says.
         """
-        run = await self._runs.get(principal, run_id)
+        run = await self.get_task(principal, run_id, agent=agent)
         asked = [one for one in questions(run) if question is None or one.id == question]
-        reply = reply_of(parts, asked[0]) if len(asked) == 1 else Reply(yes=True)  # else `answer` says what is wrong
+        reply = (
+            _reply(message.parts, asked[0]) if len(asked) == 1 else Reply(yes=True)
+        )  # else `answer` says what is wrong
         return await self._runs.answer(
-            principal, run_id, question=question, yes=reply.yes, value=reply.value, digest=digest
-        )
+            principal, run_id, question=question, yes=reply.yes, value=reply.value, digest=digest,
+            message={**message.to_json(), "taskId": run.id, "contextId": run.context_id or run.id},
+        )  # fmt: skip
 
     async def signal(
-        self, principal: Principal, run_id: str, name: str, value: JSON = None, *, key: str | None = None
-    ) -> Run:
-        """See Runs.signal."""
-        return await self._runs.signal(principal, run_id, name, value, key=key)
+        self, principal: Principal, run_id: str, name: str, value: JSON = None, *, key: str | None = None,
+        message: Message | None = None,
+    ) -> Run:  # fmt: skip
+        """See Runs.signal. `message`: that it came in."""
+        kept = None if message is None else {**message.to_json(), "taskId": run_id}
+        return await self._runs.signal(principal, run_id, name, value, key=key, message=kept)
 
-    async def get_task(self, principal: Principal, run_id: str) -> Run:
-        return await self._runs.get(principal, run_id)
+    async def get_task(self, principal: Principal, run_id: str, *, agent: str | None = None) -> Run:
+        """NotFound also when it is another agent's than the one that is asked."""
+        run = await self._runs.get(principal, run_id)
+        if agent is not None and run.workflow not in self._workflows(agent):
+            raise NotFound(f"there is no run {run_id!r}")
+        return run
 
-    async def cancel_task(self, principal: Principal, run_id: str) -> Run:
-        """Cancels and waits a moment for the end. Conflict when it has ended already."""
-        run = await self._runs.cancel(principal, run_id)
+    async def list_tasks(self, principal: Principal, where: RunFilter, *, agent: str | None = None) -> RunPage:
+        """See Runs.list; of one agent."""
+        if agent is not None:
+            where = replace(where, workflows=tuple(sorted(self._workflows(agent))))
+        return await self._runs.list(principal, where)
+
+    async def cancel_task(self, principal: Principal, run_id: str, *, agent: str | None = None) -> Run:
+        """Cancels and waits a moment for the end. Conflict when it has ended already, or the agent that does it will not stop."""
+        run = await self.get_task(principal, run_id, agent=agent)
+        step = run.steps.get(TASK)
+        if not run.state.terminal and run.workflow.startswith(PEER) and step is not None and step.task is not None:
+            await self._cancel_elsewhere(principal, str(step.task["peer"]), str(step.task["task"]))
+        try:
+            run = await self._runs.cancel(principal, run_id)
+        except Conflict:
+            run = await self._runs.get(principal, run_id)
+            if run.state is not RunState.CANCELED or step is None:
+                raise
         if not run.state.terminal:
             with anyio.move_on_after(CANCEL_WAIT):
                 await self._runs.end_of(run_id)
         return await self._runs.get(principal, run_id)
 
-    def _choose(self, skill: str | None) -> Skill:
-        named = skill or self._mesh.file.a2a.default
-        if named is None and len(self._mesh.skills) == 1:
-            named = next(iter(self._mesh.skills))
-        there = ", ".join(sorted(self._mesh.skills)) or "none"
-        if named is None:
-            raise InvalidInput(f"the message names no skill and the mesh has no default; name one of: {there}")
-        if named not in self._mesh.skills:
-            close = get_close_matches(named[:200], self._mesh.skills, 1)
-            raise NotFound(
-                f"there is no skill {named!r}" + (f"; did you mean {close[0]!r}?" if close else f"; there are: {there}")
+    def replies(self, run: Run) -> bool | None:
+        """Whether a run is answered by a message, and not by a task; None: the agent that does it has not said yet."""
+        if run.replied or (run.message or {}).get("reply"):
+            return True
+        if not run.workflow.startswith(PEER) or run.state is not RunState.WORKING:
+            return None if run.state is RunState.SUBMITTED and run.workflow.startswith(PEER) else False
+        step = run.steps.get(TASK)
+        return None if step is None or step.task is None else False
+
+    # Choosing
+
+    async def _route(self, principal: Principal, sending: Sending) -> Route:
+        """Who takes a message. `score` 0 and no `others`: nothing had to be chosen."""
+        peers = self._sources.peers()
+        if sending.agent is not None and sending.agent in peers:
+            return Route(sending.agent, sending.skill, f"it was sent to {sending.agent}")
+        mine = self._own_agents()
+        if sending.agent is not None and sending.agent not in mine:
+            raise self._absent(sending.agent)
+        there = self._mesh.skills if sending.agent is None else {s.id: s for s in mine[sending.agent].skills}
+        named = sending.skill
+        elsewhere = (
+            [] if sending.agent is not None else [a for peer in peers.values() if (a := peer.agent()) is not None]
+        )
+        if named is None and not sending.tags:
+            named = self._mesh.file.a2a.default if sending.agent is None else None
+            if named is None and len(there) == 1 and not elsewhere:
+                named = next(iter(there))
+        if named is not None and named in there and not any(s.id == named for a in elsewhere for s in a.skills):
+            return Route(there[named].agent, named, f"skill {named!r} was named")
+        if named is not None and named not in there and not any(s.id == named for a in elsewhere for s in a.skills):
+            raise self._no_skill(named, [*there, *(s.id for a in elsewhere for s in a.skills)])
+        agents = [a for a in self._everybody() if sending.agent is None or a.name == sending.agent]
+        return await self._router.choose(
+            replace(sending, skill=named), agents, health=self.health,
+            allowed=lambda skill: self._guard.allows(principal, Action("agents.send", resource_of_skill(skill), _asked(sending))),
+        )  # fmt: skip
+
+    def _no_skill(self, named: str, skills: Sequence[str]) -> NotFound:
+        close = get_close_matches(named[:200], skills, 1)
+        there = ", ".join(sorted(set(skills))[:20]) or "none"
+        return NotFound(
+            f"there is no skill {named!r}" + (f"; did you mean {close[0]!r}?" if close else f"; there are: {there}")
+        )
+
+    def _absent(self, name: str) -> NotFound:
+        return NotFound(f"there is no agent {name[:100]!r} in this mesh")
+
+    def _named(self, name: str) -> Agent:
+        found = self._own_agents().get(name)
+        if found is None:
+            peer = self._sources.peers().get(name)
+            found = None if peer is None else peer.agent()
+        if found is None:
+            raise self._absent(name)
+        return found
+
+    def _everybody(self) -> list[Agent]:
+        known = [peer.agent() for peer in self._sources.peers().values()]
+        return [*self._own_agents().values(), *(agent for agent in known if agent is not None)]
+
+    def _own_agents(self) -> Mapping[str | None, Agent]:
+        """The mesh itself under None, and its named agents."""
+        revision, found = self._own
+        if revision != self._mesh.revision or not found:
+            by_agent: dict[str | None, list[Skill]] = {None: []}
+            for _, skill in sorted(self._mesh.skills.items()):
+                by_agent.setdefault(skill.agent, []).append(skill)
+            found = {name: self._own_agent(name, tuple(skills)) for name, skills in by_agent.items()}
+            self._own = (self._mesh.revision, found)
+        return found
+
+    def _own_agent(self, name: str | None, skills: tuple[Skill, ...]) -> Agent:
+        said = self._mesh.file.description or f"The {self._mesh.name} mesh of AgentMesh."
+        if name is not None:
+            said = "; ".join(skill.description for skill in skills)
+        return Agent(name or self._mesh.name, name or self._mesh.name, said, skills, extended_card=True)
+
+    def _visible(self, principal: Principal) -> Callable[[Agent], Agent | None]:
+        """An agent with the skills that the principal may list; None when it has some and none may be listed."""
+
+        def look(agent: Agent) -> Agent | None:
+            skills = tuple(skill for skill in agent.skills if self._may_list(principal, skill))
+            if agent.skills and not skills and agent.name != self._mesh.name:
+                return None
+            return agent if len(skills) == len(agent.skills) else replace(agent, skills=skills)
+
+        return look
+
+    def _may_list(self, principal: Principal, skill: Skill) -> bool:
+        return self._guard.allows(principal, Action("agents.list", resource_of_skill(skill), listing=True))
+
+    def _workflows(self, agent: str) -> set[str]:
+        """What the runs of one agent are runs of."""
+        if agent in self._sources.peers():
+            return {PEER + agent}
+        mine = self._own_agents().get(agent)
+        if mine is None:
+            raise self._absent(agent)
+        return {skill.workflow for skill in mine.skills}
+
+    # Starting
+
+    async def _to_own(
+        self, principal: Principal, sending: Sending, route: Route, run_id: str, key: str | None, context: str,
+        kept: dict[str, Any], entries: Sequence[Entry],
+    ) -> Run:  # fmt: skip
+        assert route.skill is not None
+        skill, message = self._mesh.skills[route.skill], sending.message
+        check_modes(message.parts, sending.accepted, skill.input_modes, skill.output_modes, f"skill {skill.id!r}")
+        definition = self._definitions.pin(skill.workflow)
+        given = input_of([part.to_json() for part in message.parts], definition.workflow.input, skill.id)
+        self._guard.authorize(principal, Action("agents.send", resource_of_skill(skill), given))
+        if definition.reads_conversation and message.context_id:
+            kept["messages"] = await earlier_messages(self._store, principal, message.context_id)
+        if skill.reply:
+            asked = Run(run_id, skill.workflow, "", given, context_id=context, message=kept)
+            about = {"input": given, "context": context_of(asked)}
+            if skill.reply is True or evaluate_bool(str(skill.reply), about):
+                kept["reply"] = True
+        run, _ = await self._runs.begin(
+            principal, definition, given, run_id=run_id, key=key, source="a2a", context_id=context, message=kept,
+            entries=entries,
+        )  # fmt: skip
+        return run
+
+    async def _to_peer(
+        self, principal: Principal, sending: Sending, route: Route, run_id: str, key: str | None, context: str,
+        kept: dict[str, Any], entries: Sequence[Entry],
+    ) -> Run:  # fmt: skip
+        assert route.agent is not None
+        known = self._sources.peer(route.agent).agent()
+        about = next((s for s in known.skills if s.id == route.skill), None) if known is not None else None
+        if route.skill is not None and known is not None and about is None:
+            raise self._no_skill(route.skill, [s.id for s in known.skills])
+        if about is not None:
+            check_modes(
+                sending.message.parts, sending.accepted, about.input_modes, about.output_modes, f"skill {about.id!r}"
             )
-        return self._mesh.skills[named]
+        resource = f"agent:{route.agent}" + (f".{route.skill}" if route.skill is not None else "")
+        self._guard.authorize(principal, Action("agents.send", resource, _asked(sending)))
+        given: dict[str, JSON] = {"skill": route.skill}
+        if sending.accepted:
+            given["accepted"] = list(sending.accepted)
+        if sending.extensions:
+            given["extensions"] = list(sending.extensions)
+        run, _ = await self._runs.begin(
+            principal, self._definitions.pin(PEER + route.agent), given, run_id=run_id, key=key, source="a2a",
+            context_id=context, message=kept, entries=entries,
+        )  # fmt: skip
+        return run
+
+    async def _reject(
+        self, principal: Principal, none: NoAgent, run_id: str, key: str | None, context: str, kept: dict[str, Any]
+    ) -> Run:
+        """A task that nobody takes: recorded, and over."""
+        error = {"code": "no_agent", "message": none.message, "data": none.data}
+        route = {"agent": None, "skill": None, "reason": none.message, "score": 0.0, "others": none.data["nearest"]}
+        run, _ = await self._runs.begin(
+            principal, self._definitions.pin(f"{PEER}nobody"), {}, run_id=run_id, key=key, source="a2a", context_id=context,
+            message=kept, entries=[Entry(Kind.RUN_ROUTED, payload=route), Entry(Kind.RUN_REJECTED, payload={"error": error})],
+        )  # fmt: skip
+        return run
+
+    async def _cancel_elsewhere(self, principal: Principal, peer: str, task: str) -> None:
+        """Has the agent itself end its task, before anything is recorded here. Conflict when it will not."""
+        found = self._sources.peers().get(peer)
+        if found is None:
+            return
+        try:
+            with anyio.fail_after(PEER_WAIT):
+                await found.cancel(task, PeerCall(principal))
+        except Conflict:
+            state = ""
+            try:
+                state = str(((await found.get(task, PeerCall(principal))).get("status") or {}).get("state"))
+            except MeshError:
+                pass
+            if state not in _ENDED:
+                raise
+        except (MeshError, TimeoutError) as error:
+            log.warning("%s did not say whether it cancels task %s: %s", peer, task, error)
 
 
-def input_of(parts: list[Mapping[str, Any]], schema: Mapping[str, Any], skill: str) -> JSON:
+_ENDED = frozenset({f"TASK_STATE_{state}" for state in ("COMPLETED", "FAILED", "CANCELED", "REJECTED")})
+
+
+def resource_of_skill(skill: Skill) -> str:
+    """What policies name a skill by: `agent:SKILL`, a peer's `agent:PEER.SKILL`."""
+    return f"agent:{skill.id}" if skill.workflow else f"agent:{skill.agent}.{skill.id}"
+
+
+def _asked(sending: Sending) -> dict[str, JSON]:
+    """A message to a peer, as a policy reads it."""
+    parts = [part.to_json() for part in sending.message.parts]
+    return {"text": sending.message.text, "data": data_of_parts(parts)}
+
+
+def _reply(parts: Sequence[Part], question: Question) -> Reply:
+    """The answer that a message is. What an agent elsewhere asks is answered by the parts as they are."""
+    if question.subject.startswith(PEER):
+        return Reply(yes=True, value={"parts": [part.to_json() for part in parts]})
+    return reply_of(parts, question)
+
+
+def check_modes(
+    parts: Sequence[Part], accepted: Sequence[str], takes: Sequence[str], gives: Sequence[str], whose: str
+) -> None:
+    """UnsupportedMedia unless every part is of a type that is taken, and some type that is given is accepted."""
+    for index, part in enumerate(parts):
+        mode = mode_of(part)
+        if not any(_fits(mode, taken) for taken in takes):
+            raise UnsupportedMedia(f"message.parts[{index}] is {mode}; {whose} takes {', '.join(takes)}")
+    if accepted and not any(_fits(given, wanted) or _fits(wanted, given) for given in gives for wanted in accepted):
+        raise UnsupportedMedia(f"none of acceptedOutputModes is offered; {whose} answers {', '.join(gives)}")
+
+
+def mode_of(part: Part) -> str:
+    """The media type of a part, without parameters."""
+    mode = (part.media_type or "").partition(";")[0].strip().lower()
+    if part.text is not None:
+        return mode or "text/plain"
+    return mode or ("application/json" if part.is_data else "application/octet-stream")
+
+
+def _fits(mode: str, pattern: str) -> bool:
+    """Whether a media type is meant by a pattern such as `image/*`. Text is text, JSON is JSON, whatever it is called."""
+    mode, pattern = mode.partition(";")[0].strip().lower(), pattern.partition(";")[0].strip().lower()
+    if pattern in {mode, "*/*", "*", f"{mode.partition('/')[0]}/*"}:
+        return True
+    if pattern in {"text", "text/plain"}:
+        return mode == "text" or mode.startswith("text/")
+    return pattern in {"data", "application/json"} and (mode == "data" or mode.endswith(("+json", "/json")))
+
+
+def input_of(parts: Sequence[Mapping[str, Any]], schema: Mapping[str, Any], skill: str) -> JSON:
     """The input that a message's parts are, by the rule of A2A messages and runs. Not yet checked against the schema."""
     data = [part["data"] for part in parts if isinstance(part.get("data"), Mapping)]
     if len(data) > 1:
@@ -118,11 +412,12 @@ def input_of(parts: list[Mapping[str, Any]], schema: Mapping[str, Any], skill: s
     if data:
         return data[0]
     text = "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    files = any("raw" in part or "url" in part for part in parts)
     properties = schema.get("properties", {})
     required = list(schema.get("required", ()))
-    if text and len(required) == 1 and properties.get(required[0], {}).get("type") == "string":
+    if (text or files) and len(required) == 1 and properties.get(required[0], {}).get("type") == "string":
         return {required[0]: text}
-    if not text and not required:
+    if not required and (not text or files):
         return {}
     missing = ", ".join(required) or "nothing by itself"
     raise InvalidInput(

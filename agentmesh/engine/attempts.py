@@ -62,6 +62,8 @@ class Attempt:
     """Earlier answers that were not accepted, oldest first: each had a conversation of its own."""
     child: str | None = None
     """The run that does its work."""
+    resumed: bool = False
+    """It was begun before and cut off: what it was to do may have been done."""
     spent: Usage = NOTHING_SPENT
     """By the models that this attempt asked, and by child runs; added to while it goes on."""
 

@@ -31,6 +31,10 @@ class Executing(Protocol):
         """Something arrived for it from outside, or may have."""
         ...
 
+    def poke(self) -> None:
+        """An agent elsewhere says that its task has changed."""
+        ...
+
 
 class Subscription:
     """One waiter's view of one run. Not to be shared between tasks."""
@@ -175,6 +179,14 @@ class Bus:
 
     def owns(self, run_id: str) -> bool:
         return run_id in self._owned
+
+    def poke(self, run_id: str) -> bool:
+        """Has the run look at what works for it elsewhere; False when this process does not execute it."""
+        execution = self._owned.get(run_id)
+        if execution is None:
+            return False
+        execution.poke()
+        return True
 
     def cancel(self, run_id: str, by: str) -> bool:
         """Stops the run at once if this process executes it."""

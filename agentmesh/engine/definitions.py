@@ -7,12 +7,14 @@ definition, never from the files of the day.
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from agentmesh.core.acting import bounds_all
+from agentmesh.core.agent import PEER
 from agentmesh.core.mesh import Mesh, definition_hash
 from agentmesh.core.model import ModelBackend
 from agentmesh.core.store import Store
@@ -29,6 +31,8 @@ ASK = "ask"
 """Id of the one step of a tool that asks a model."""
 CALL = "call"
 """Id of the step that a tool's call by an agent is."""
+TASK = "task"
+"""Id of the one step of a message to an agent elsewhere."""
 FREE = ("schema", "ensure", "grounded")
 """Validators that ask nobody."""
 _KEPT = 512
@@ -62,7 +66,7 @@ class Definition:
 
     digest: str
     name: str
-    """`Run.workflow`: a workflow's name, or `tool:NAME`."""
+    """`Run.workflow`: a workflow's name, `tool:NAME`, or `agent:PEER`."""
     workflow: Workflow
     workflows: Mapping[str, Workflow]
     tools: Mapping[str, Tool]
@@ -76,6 +80,7 @@ class Definition:
     """By the step's identity: the definition holds its steps."""
     _calls: dict[tuple[int, str], Step] = field(default_factory=dict, repr=False)
     _versions: dict[tuple[str, ...], str] = field(default_factory=dict, repr=False)
+    _reads: dict[str, bool] = field(default_factory=dict, repr=False)
 
     def facts(self, step: Step) -> Facts:
         """The facts of one of the definition's own steps."""
@@ -109,6 +114,14 @@ class Definition:
             costly=tuple(v for v in checks if v.kind not in FREE and v.approve is None),
             approvals=tuple(v for v in checks if v.approve is not None), checked_by_run=checked_by_run,
         )  # fmt: skip
+
+    @property
+    def reads_conversation(self) -> bool:
+        """Whether anything of it may read `context.messages`; found by its letters alone, so rather too often than not."""
+        known = self._reads.get("messages")
+        if known is None:
+            known = self._reads["messages"] = "context.messages" in json.dumps(self.document["workflows"])
+        return known
 
     def call_of(self, step: Step, tool: str) -> Step:
         """The step that one call of a tool by an agent is; the same object each time."""
@@ -167,7 +180,7 @@ class Definitions:
         self._skills = _skills_of(mesh)
 
     def pin(self, name: str) -> Definition:
-        """The definition of a workflow, or of `tool:NAME`, as the mesh's files and models stand now. NotFound when there is none."""
+        """The definition of a workflow, of `tool:NAME` or `agent:PEER`, as the mesh's files and models stand now. NotFound."""
         now = (self._mesh.revision, self._sources.revision)
         if self._seen != now:  # the files say something else, or what others serve has changed
             self._seen = now
@@ -304,9 +317,15 @@ def _tool_to_json(tool: Tool) -> dict[str, Any]:
 
 
 def _main(name: str, workflows: Mapping[str, Workflow], specs: Mapping[str, ToolSpec]) -> Workflow:
+    if name.startswith(PEER):
+        agent = {"peer": name.removeprefix(PEER), "message": ""}  # the message is the run's own
+        return Workflow(name="agent", steps=(Step.model_validate({"id": TASK, "agent": agent}),))
     if not name.startswith(TOOL):
         return workflows[name]
-    spec = specs[name.removeprefix(TOOL)]
+    spec = specs.get(name.removeprefix(TOOL))
+    if spec is None:  # a peer's skill
+        call = {"id": CALL, "tool": name.removeprefix(TOOL), "with": "${{ input }}"}
+        return Workflow(name="tool", steps=(Step.model_validate(call),))
     if spec.llm is None:
         return _main_of_call(spec)
     step: dict[str, Any] = {"id": ASK, "llm": spec.llm}
@@ -348,6 +367,8 @@ def _input_of(spec: ToolSpec) -> dict[str, Any]:
 def workflow_of_tool(tool: Tool, spec: ToolSpec | None) -> str | None:
     """`Run.workflow` of a tool's calls: its workflow, itself when it asks a model or may be a task, None when it passes through."""
     if spec is None:
+        if tool.by_agent:
+            return TOOL + tool.name
         return tool.source.removeprefix("workflow:") if tool.source.startswith("workflow:") else None
     if spec.workflow is not None:
         return spec.workflow
@@ -388,7 +409,7 @@ class _Closure:
     def of(self, name: str) -> _Closure:
         if name.startswith(TOOL):
             self._tool(name.removeprefix(TOOL))
-        else:
+        elif not name.startswith(PEER):
             self._workflow(name)
         return self
 

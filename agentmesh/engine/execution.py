@@ -12,15 +12,18 @@ from typing import Any, Literal
 
 import anyio
 
+from agentmesh.core.agent import PEER
 from agentmesh.core.model import Usage
 from agentmesh.core.outside import Cluster, Databases, HttpClient
 from agentmesh.core.policy import Action
 from agentmesh.core.question import Answer, waiting_payload
 from agentmesh.core.run import JSON, Entry, Kind, Run, RunState, StepState
 from agentmesh.core.store import Claim, Store
+from agentmesh.core.trace import traced
 from agentmesh.core.workflow import Step, seconds
 from agentmesh.engine.budget import Budget
 from agentmesh.engine.bus import Bus, Subscription
+from agentmesh.engine.changes import Changes
 from agentmesh.engine.definitions import Definition, Definitions
 from agentmesh.engine.faults import Leaving, StepFailed, error_of
 from agentmesh.engine.guard import Guard
@@ -30,6 +33,7 @@ from agentmesh.engine.limit import Limit
 from agentmesh.engine.models import Models
 from agentmesh.engine.perform import accepted
 from agentmesh.engine.runs import LOOK_AGAIN, Runs
+from agentmesh.engine.sources import Sources
 from agentmesh.engine.tools import Tools
 from agentmesh.engine.waiting import Inbox, Wait, Waits
 from agentmesh.engine.walk import Walk, has_compensation
@@ -65,6 +69,9 @@ class Bench:
     databases: Databases | None = None
     cluster: Cluster | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    sources: Sources = field(default_factory=lambda: Sources((), Changes()))
+    push_address: Callable[[str], tuple[str, str] | None] = lambda _: None
+    """Where an agent elsewhere may send word of a run's task: (URL, token)."""
 
 
 class Execution:
@@ -88,6 +95,16 @@ class Execution:
             path: step.child for path, step in claim.run.steps.items() if step.child and not step.state.ended
         }
         self._canceled_children: dict[str, str] = {}
+        self.elsewhere: dict[str, tuple[str, str]] = {
+            path: (str(step.task["peer"]), str(step.task["task"]))
+            for path, step in claim.run.steps.items()
+            if step.task and not step.state.ended
+        }
+        """(peer, task) of agents elsewhere that work for a step now, by its path."""
+        self.replied = False
+        """An agent elsewhere answered by a message, not by a task."""
+        self.poked = anyio.Event()
+        """Set when one of them said that its task has changed."""
         self._scope = anyio.CancelScope()
         self._canceled_by: str | None = None
         self._parking = False
@@ -100,6 +117,9 @@ class Execution:
         """Ends the run as canceled, in-flight work at once."""
         self._canceled_by = self._canceled_by or by
         self._scope.cancel()
+
+    def poke(self) -> None:
+        self.poked.set()
 
     def lose(self) -> None:
         """Stops without a word: another worker owns the run."""
@@ -125,8 +145,9 @@ class Execution:
     async def execute(self) -> None:
         """Returns when the run has ended, was parked, given back or lost. Cancelled: gives the run back first."""
         try:
-            while not await self._once():
-                pass
+            with traced(self.run.trace):
+                while not await self._once():
+                    pass
         except (Leaving, anyio.get_cancelled_exc_class()) as leaving:
             with anyio.CancelScope(shield=True):
                 await self._give_back()
@@ -210,10 +231,10 @@ class Execution:
                 return {"by": self.run.owner}
             workflow = self.definition.workflow
             if workflow.deadline is None:
-                return Entry(Kind.RUN_COMPLETED, payload={"output": await Walk(self).to_the_end()})
+                return self._completed(await Walk(self).to_the_end())
             due = self.run.created_at + seconds(workflow.deadline)
             with self.waits.deadline(due), self.limit("", due - self.bench.clock()) as limit:
-                return Entry(Kind.RUN_COMPLETED, payload={"output": await Walk(self).to_the_end()})
+                return self._completed(await Walk(self).to_the_end())
             assert limit.reached
             error: dict[str, JSON] = {
                 "code": "deadline", "message": f"the run did not end within its deadline of {workflow.deadline}"
@@ -230,9 +251,13 @@ class Execution:
             error = error_of(fault)
         return {"error": {**error, "path": error.get("path") or path}}
 
+    def _completed(self, output: JSON) -> Entry:
+        replied = self.replied or self.run.replied or bool((self.run.message or {}).get("reply"))
+        return Entry(Kind.RUN_COMPLETED, payload={"output": output, "reply": True} if replied else {"output": output})
+
     async def _remember(self, *, grown: bool = False) -> Mapping[str, JSON] | None:
         """Reads what the journal says; the payload of RUN_UNDOING when the run was on its way back. `grown`: since the claim."""
-        if not grown and not self.run.steps and self.run.seq <= 2:  # submitted and claimed, and nothing else
+        if not grown and not self.run.steps and not self._mail:  # nothing was done yet, and nothing has arrived
             self.recorded, self.entries = {}, ()
             return None
         self.entries = await self.bench.store.entries(self.run.id)
@@ -263,6 +288,8 @@ class Execution:
                 error["not_undone"] = failed
         if error is None:
             return Entry(Kind.RUN_CANCELED, payload={"by": why.get("by")})
+        if (ending := _as_its_agent(self.run, error)) is not None:
+            return ending
         if workflow is not None and workflow.on_failure is not None:
             await self._hand_over(workflow.on_failure, error)
         return Entry(Kind.RUN_FAILED, payload={"error": error})
@@ -407,13 +434,32 @@ class Execution:
         return heard.ended if heard.ended is not None else await self.bench.store.get_head(run_id)
 
     async def cancel_children(self, *prefixes: str) -> None:
-        """Cancels the child runs of these steps and of those inside them, or of steps whose path begins so; all when no prefix is given."""
+        """Cancels what works for these steps and for those inside them, or for steps whose path begins so; all when no prefix is given.
+
+        Child runs, and tasks of agents elsewhere.
+        """
         for path, child in list(self._children.items()):
             if not prefixes or any(_below(path, prefix) for prefix in prefixes):
                 del self._children[path]
                 self._canceled_children[path] = child
                 with anyio.CancelScope(shield=True):
                     await self.bench.runs.request_cancel(child, f"run:{self.run.id}")
+        meant = [p for p in self.elsewhere if not prefixes or any(_below(p, prefix) for prefix in prefixes)]
+        if meant:
+            from agentmesh.engine.relay import cancel_elsewhere
+
+            await cancel_elsewhere(self, {path: self.elsewhere.pop(path) for path in meant})
+
+
+def _as_its_agent(run: Run, error: Mapping[str, JSON]) -> Entry | None:
+    """How a run ends that only passed a message on: as the agent's task ended; None: it failed."""
+    if not run.workflow.startswith(PEER):
+        return None
+    if error.get("code") == "rejected":
+        return Entry(Kind.RUN_REJECTED, payload={"error": dict(error)})
+    if error.get("code") == "canceled":
+        return Entry(Kind.RUN_CANCELED, payload={"by": (error.get("data") or {}).get("by")})
+    return None
 
 
 def _below(path: str, prefix: str) -> bool:
@@ -424,4 +470,5 @@ _STATES = {
     Kind.RUN_COMPLETED: RunState.COMPLETED,
     Kind.RUN_FAILED: RunState.FAILED,
     Kind.RUN_CANCELED: RunState.CANCELED,
+    Kind.RUN_REJECTED: RunState.REJECTED,
 }

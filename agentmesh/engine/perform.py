@@ -7,6 +7,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from agentmesh.core.agent import PEER
 from agentmesh.core.expression import render
 from agentmesh.core.run import JSON, Entry, Kind, Why
 from agentmesh.core.verdict import Outcome, Verdict
@@ -141,6 +142,7 @@ class _Course:
         self.recorded.open = begun
         self.recorded.attempt = max(self.recorded.attempt, self._number)
         if row is not None:
+            self.recorded.task = None
             self.recorded.attempts.append(row)
 
     def _new_plan(self) -> Plan:
@@ -203,13 +205,14 @@ class _Course:
             why = Why.RESUME if cut_off else follows.why
             rows = [Entry(Kind.STEP_STARTED, self.path, self._number, {"verb": facts.verb, "why": why.value})]
             writes = facts.writes and follows.recheck is None and not made
-            if writes:
+            if writes and not run.run.workflow.startswith(PEER):  # that such a run was claimed says as much
                 rows.append(Entry(Kind.STEP_INTENT, self.path, self._number, {"key": self.key}))
             self._note(begun=True)
-            await run.journal.write(*rows, wait=writes)
+            await run.journal.write(*rows, wait=len(rows) > 1)
         elif not self._number:
             self._number = 1
         a = self._attempt(follows)
+        a.resumed = cut_off
         begun = monotonic()
         done: Done | None = None
         error: dict[str, JSON] | None = None

@@ -17,6 +17,7 @@ from agentmesh.core.policy import Action, Principal
 from agentmesh.core.question import Question, questions
 from agentmesh.core.run import JSON, STATE_AFTER, Entry, Folder, Kind, Run, RunEvent, RunState, new_run_id
 from agentmesh.core.store import RunFilter, RunPage, Store
+from agentmesh.core.trace import current
 from agentmesh.engine.bus import Bus, Subscription
 from agentmesh.engine.definitions import Definition, Definitions, steps_of
 from agentmesh.engine.guard import LOCAL, Guard, owns, resource_of
@@ -86,31 +87,41 @@ class Runs:
         message: Mapping[str, Any] | None = None,
         parent: str | None = None,
         parent_path: str | None = None,
+        entries: Sequence[Entry] = (),
     ) -> tuple[Run, bool]:
-        """Like `start` for the engine's other verbs, which have asked the policies themselves; False when the key's run was there."""
+        """Like `start` for the engine's other verbs, which have asked the policies themselves; False when the key's run was there.
+
+        `entries`: what its journal begins with. A `digest` in the message stands for all that was asked: what has the same is the same.
+        """
         require_input(definition.workflow.input, input)
         asked = Run(
             id=run_id or self.new_id(), workflow=definition.name, definition=definition.digest, input=input,
             owner=principal.subject, tenant=principal.tenant, source=source, key=key, parent=parent,
             parent_path=parent_path, context_id=context_id, message=message, created_at=self._clock(),
         )  # fmt: skip
-        run, new = await self._record(asked, definition)
+        if trace := current():
+            entries = (Entry(Kind.RUN_TRACED, payload=dict(trace)), *entries)
+        run, new = await self._record(asked, definition, entries)
         if new:
-            self._bus.begun(run)
-        elif not owns(principal, run) or (run.workflow, run.parent) != (asked.workflow, parent) or run.input != input:
+            if not run.state.terminal:
+                self._bus.begun(run)
+        elif not owns(principal, run) or not _same(run, asked):
+            if (message or {}).get("digest") is not None:
+                raise Conflict("this messageId was used for another message; give a new message an id of its own")
             raise Conflict(f"the key {key!r} was used for another run; use a new key, or the same workflow and input")
         return run, new
 
-    async def _record(self, asked: Run, definition: Definition) -> tuple[Run, bool]:
+    async def _record(self, asked: Run, definition: Definition, entries: Sequence[Entry]) -> tuple[Run, bool]:
         """Records a run and has it claimed in the same commit when this process has a place for it."""
         document = self._definitions.document(definition)
+        over = bool(entries) and STATE_AFTER.get(entries[-1].kind, RunState.SUBMITTED).terminal
         claim = (
             self._bus.claimer(asked.id, asked.parent is not None, asked.workflow)
-            if self._bus.claimer is not None
+            if self._bus.claimer is not None and not over
             else None
         )
         if claim is None:
-            found = await self._store.start_run(asked, document)
+            found = await self._store.start_run(asked, document, entries=entries)
             self._bus.started()
             return found
         found = asked, False
@@ -119,7 +130,7 @@ class Runs:
         async def start() -> None:
             nonlocal found, failed
             try:
-                found = await self._store.start_run(asked, document)
+                found = await self._store.start_run(asked, document, entries=entries)
             except MeshError as error:
                 failed = error
 
@@ -188,8 +199,9 @@ class Runs:
         return run
 
     async def signal(
-        self, principal: Principal, run_id: str, name: str, value: JSON = None, *, key: str | None = None
-    ) -> Run:
+        self, principal: Principal, run_id: str, name: str, value: JSON = None, *, key: str | None = None,
+        message: Mapping[str, Any] | None = None,
+    ) -> Run:  # fmt: skip
         """Gives a run a signal. It is kept until a `wait` takes it, also when it comes before the step does.
 
         `key`: the same key is one signal, however often it is sent. NotFound, PolicyDenied (runs.answer), Conflict when the run has
@@ -210,6 +222,8 @@ class Runs:
             if all(fits):
                 raise InvalidInput("; ".join(f"{path}: {message}" for path, message in fits[0]))
         payload = {"name": name, "value": value, "by": principal.subject} | ({} if key is None else {"key": key})
+        if message is not None:
+            payload["message"] = dict(message)
         run, new = await self._store.post(
             run_id, Entry(Kind.RUN_SIGNALED, payload=payload), key=None if key is None else f"signal:{key}"
         )
@@ -235,13 +249,14 @@ class Runs:
 
     async def answer(
         self, principal: Principal, run_id: str, *, question: str | None = None, yes: bool = True, value: JSON = None,
-        digest: str | None = None,
+        digest: str | None = None, message: Mapping[str, Any] | None = None,
     ) -> Run:  # fmt: skip
         """Answers a question of a run; the first answer counts. `question` None: the only open one.
 
-        `value`: of the question's form. `digest`: of the question as it was shown; another is a Conflict. NotFound, InvalidInput for a
-        value that does not fit; Conflict when it is answered or expired, or several are open; PolicyDenied without runs.answer, and
-        for an approval asked on behalf of the caller itself, unless a rule allows it by name.
+        `value`: of the question's form. `digest`: of the question as it was shown; another is a Conflict. `message`: the A2A message
+        that it came in, as JSON. NotFound, InvalidInput for a value that does not fit; Conflict when it is answered or expired, or
+        several are open; PolicyDenied without runs.answer, and for an approval asked on behalf of the caller itself, unless a rule
+        allows it by name.
         """
         run = await self._owned(principal, run_id)
         open_ = questions(run)
@@ -267,6 +282,8 @@ class Runs:
         if asked.form is not None and yes:
             require_input(asked.form, {} if value is None and asked.kind == "approval" else value, "value")
         payload = {"question": asked.id, "yes": yes, "value": value if yes else None, "by": principal.subject}
+        if message is not None:
+            payload["message"] = dict(message)
         run, new = await self._store.post(run_id, Entry(Kind.RUN_ANSWERED, payload=payload), key=f"answer:{asked.id}")
         if not new:
             entries = await self._store.entries(run_id)
@@ -371,6 +388,14 @@ class Runs:
         return run
 
 
+def _same(run: Run, asked: Run) -> bool:
+    """Whether what was asked for under a key is what its run was started for."""
+    digest = (asked.message or {}).get("digest")
+    if digest is not None:
+        return bool((run.message or {}).get("digest") == digest)
+    return (run.workflow, run.parent) == (asked.workflow, asked.parent) and run.input == asked.input
+
+
 def _of_itself(principal: Principal, question: Question) -> bool:
     """Whether whoever asked for the run is to approve what it does."""
     return question.kind == "approval" and principal.subject == question.caller != LOCAL
@@ -401,6 +426,21 @@ def describe(entry: Entry) -> str:
             return f"failed: {error.get('message', '')}"
         case Kind.RUN_CANCELED:
             return RunState.CANCELED.value
+        case Kind.RUN_REJECTED:
+            return f"rejected: {error.get('message', '')}"
+        case Kind.RUN_AUTH_REQUIRED:
+            return "waits for somebody to log in"
+        case Kind.RUN_ROUTED:
+            return f"goes to {entry.payload.get('agent') or 'this mesh'}: {entry.payload.get('reason')}"
+        case Kind.RUN_TRACED:
+            return f"belongs to trace {str(entry.payload.get('traceparent'))[3:35]}"
+        case Kind.STEP_TASK:
+            return f"{entry.path} is task {entry.payload.get('task')} of {entry.payload.get('peer')}"
+        case Kind.STEP_SAID:
+            return _said(entry.payload)
+        case Kind.STEP_ARTIFACT:
+            artifact = entry.payload.get("artifact") or {}
+            return f"{entry.path} has made {artifact.get('name') or artifact.get('artifactId')}"
         case Kind.STEP_STARTED:
             why = entry.payload.get("why", "first")
             return f"{entry.path} started" if why == "first" else f"{entry.path} started again: {why}"
@@ -444,3 +484,10 @@ def _waiting(entry: Entry) -> str:
         case "signal":
             return f"{entry.path} waits for the signal {payload.get('name')}{end}"
     return f"{entry.path} asks: {payload.get('ask')}"
+
+
+def _said(payload: Mapping[str, Any]) -> str:
+    """What an agent elsewhere says of its task: its words, else its state."""
+    parts = (payload.get("message") or {}).get("parts") or ()
+    words = "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    return words or str(payload.get("state", "")).replace("_", " ")

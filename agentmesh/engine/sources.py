@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import cast
 
+from agentmesh.core.agent import AgentPeer
 from agentmesh.core.source import Change, Source
 from agentmesh.core.tool import Tool
 from agentmesh.engine.changes import Changes
@@ -18,6 +20,7 @@ class Sources:
         self._changes = changes
         self._sources: dict[str, Source] = {}
         self._tools: Mapping[str, Tool] | None = None
+        self._peers: Mapping[str, AgentPeer] | None = None
         self.revision = 0
         """Grows whenever tools may be others than before."""
         self.replace(sources)
@@ -26,6 +29,7 @@ class Sources:
         """Takes these in place of those there were. One that stays is the same object."""
         known = set(map(id, self._sources.values()))
         self._sources = {source.name: source for source in sources}
+        self._peers = None
         for source in sources:
             if id(source) not in known:
                 source.on_change(self._hearing(source))
@@ -56,6 +60,30 @@ class Sources:
                 merged |= source.tools()
             found = self._tools = MappingProxyType(merged)
         return found
+
+    def peers(self) -> Mapping[str, AgentPeer]:
+        """Those that are agents, by name; the same object until they change."""
+        found = self._peers
+        if found is None:
+            found = self._peers = MappingProxyType(
+                {name: cast(AgentPeer, source) for name, source in sorted(self._sources.items()) if isinstance(source, AgentPeer)}
+            )
+        return found
+
+    def peer(self, name: str) -> AgentPeer:
+        """One of them. NotFound."""
+        found = self.peers().get(name)
+        if found is None:
+            there = ", ".join(self.peers()) or "none"
+            raise NotFound(f"there is no agent {name!r} elsewhere that this mesh knows; there are: {there}")
+        return found
+
+    def skill_of(self, tool: Tool) -> str | None:
+        """The peer's skill that a tool is; None when the peer is to find out."""
+        peer = self.peers().get(tool.source.partition(":")[2])
+        agent = None if peer is None else peer.agent()
+        name = tool.name.partition(".")[2]
+        return next((s.id for s in agent.skills if s.tool == tool.name), name) if agent is not None else name
 
     def all(self) -> Sequence[Source]:
         """Every source, by name."""

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from agentmesh.core.agent import PEER
 from agentmesh.core.content import Content, text_of_blocks, value_of
 from agentmesh.core.expression import render
 from agentmesh.core.model import ChatRequest
@@ -19,7 +20,7 @@ from agentmesh.core.run import JSON, Entry, Kind, RunState
 from agentmesh.core.source import SourceCall
 from agentmesh.core.tool import Tool, ToolResult
 from agentmesh.core.verdict import Outcome, Verdict
-from agentmesh.core.workflow import LlmSpec
+from agentmesh.core.workflow import AgentSpec, LlmSpec
 from agentmesh.engine.asking import RunCaller
 from agentmesh.engine.attempts import Attempt, Done, Payload
 from agentmesh.engine.budget import within
@@ -213,6 +214,13 @@ async def call_tool(run: Execution, a: Attempt, name: str, arguments: JSON) -> D
 
 async def foreign(run: Execution, a: Attempt, tool: Tool, arguments: JSON) -> JSON:
     """What a tool of somebody else's answers. Fail with its words when it failed."""
+    if tool.by_agent:
+        from agentmesh.engine.relay import relay
+
+        peer, _, _ = tool.name.partition(".")
+        parts = [{"text": arguments["message"]}] if arguments.get("message") is not None else []
+        parts += [{"data": arguments["data"]}] if arguments.get("data") is not None else []
+        return await relay(run, a, peer, parts, skill=run.bench.sources.skill_of(tool))
     call = SourceCall(
         tool, arguments, run.principal, a.key, RunCaller(run, a.path), run.definition.facts(a.step).writes, run.run.id, a.timeout
     )  # fmt: skip
@@ -241,14 +249,30 @@ async def agent(run: Execution, a: Attempt) -> Done:
 
     spec = a.step.agent
     assert spec is not None
-    if spec.skill is None or spec.peer is not None:
-        raise Fail("an agent step needs a `skill` of this mesh; peers are not built yet")
+    if spec.peer is not None:
+        return Done(await _peer(run, a, spec))
+    assert spec.skill is not None
     name = run.definition.skills[spec.skill]
     content = render(spec.message, a.scope)
     part = {"data": content} if isinstance(content, Mapping) else {"text": text_of(content)}
     arguments = input_of([part], run.definition.workflows[name].input, spec.skill)
     run.authorize(Action("agents.send", f"agent:{spec.skill}", arguments))
     return Done(await child(run, a, name, arguments, skill=spec.skill, message=message_of(run, a, part)))
+
+
+async def _peer(run: Execution, a: Attempt, spec: AgentSpec) -> JSON:
+    """Sends a message to an agent elsewhere: the step's own, or the run's when that is all the run is for."""
+    from agentmesh.engine.relay import relay
+
+    assert spec.peer is not None
+    message = run.run.message
+    if run.run.workflow.startswith(PEER) and message is not None:
+        return await relay(run, a, spec.peer, message["parts"], skill=run.run.input.get("skill"), message=message)
+    content = render(spec.message, a.scope)
+    part = {"data": content} if isinstance(content, Mapping) else {"text": text_of(content)}
+    resource = f"agent:{spec.peer}" + (f".{spec.skill}" if spec.skill is not None else "")
+    run.authorize(Action("agents.send", resource, {"text": part.get("text", ""), "data": part.get("data")}))
+    return await relay(run, a, spec.peer, [part], skill=spec.skill)
 
 
 def message_of(run: Execution, a: Attempt, part: Mapping[str, JSON]) -> dict[str, JSON]:

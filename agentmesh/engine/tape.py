@@ -17,7 +17,14 @@ from agentmesh.engine.journal import Journal
 
 _TURN = re.compile(r"/(?:turn|try|validate|ask)\[")
 _ENDS = (Kind.STEP_COMPLETED, Kind.STEP_FAILED, Kind.STEP_SKIPPED)
-_WORK = (Kind.RUN_SUBMITTED, Kind.RUN_WORKING, Kind.RUN_INPUT_REQUIRED)
+_WORK = (
+    Kind.RUN_SUBMITTED,
+    Kind.RUN_WORKING,
+    Kind.RUN_INPUT_REQUIRED,
+    Kind.RUN_AUTH_REQUIRED,
+    Kind.RUN_ROUTED,
+    Kind.RUN_TRACED,
+)
 """Rows that say who worked on the run and when, not what came of it."""
 OUTSIDE = "<outside>"
 SHOWN = 600

@@ -108,7 +108,9 @@ class Tools:
 
     def is_run(self, tool: Tool) -> bool:
         """Whether a call of the tool is a run: it survives this process, and can be a task."""
-        return not tool.foreign and workflow_of_tool(tool, self._mesh.specs.get(tool.name)) is not None
+        if tool.foreign and not tool.by_agent:
+            return False
+        return workflow_of_tool(tool, self._mesh.specs.get(tool.name)) is not None
 
     def may_ask(self, tool: Tool) -> bool:
         """Whether a call may put something to its client, as far as is known yet: then it has to be given a caller."""
@@ -139,7 +141,7 @@ class Tools:
         self, principal: Principal, call: ToolCall, source: str, on_progress: OnProgress | None
     ) -> ToolResult:
         tool, spec, call = await self._let_through(principal, call)
-        if tool.foreign:
+        if tool.foreign and not tool.by_agent:
             return await self._foreign(principal, tool, call)
         workflow = workflow_of_tool(tool, spec)
         if workflow is None:
@@ -153,7 +155,7 @@ class Tools:
         """Starts the run that a call of such a tool is (see `is_run`); it is durable when this returns. Raises what `call` does."""
         with self._meter.call(call.name, source):
             tool, spec, call = await self._let_through(principal, call)
-            workflow = None if tool.foreign else workflow_of_tool(tool, spec)
+            workflow = workflow_of_tool(tool, spec) if self.is_run(tool) else None
             if workflow is None:
                 raise InvalidInput(f"tool {tool.name} answers while it is called; it cannot be a task")
             definition = self._definitions.pin(workflow)

@@ -19,6 +19,7 @@ from agentmesh.core.expression import evaluate, evaluate_bool, render
 from agentmesh.core.run import JSON, Entry, Kind, StepState, Why
 from agentmesh.core.workflow import COMPENSATE, OnError, Step, Workflow, seconds
 from agentmesh.engine.budget import Budget, limits_of
+from agentmesh.engine.conversation import context_of
 from agentmesh.engine.definitions import steps_of
 from agentmesh.engine.faults import GaveUp, Leaving, StepFailed, error_of
 from agentmesh.engine.journal import NOTHING, UNSET, Recorded, spent
@@ -73,7 +74,7 @@ class Walk:
             "input": run.input,
             "steps": {},
             "run": {"id": run.id, "workflow": run.workflow, "source": run.source},
-            "context": {"id": run.context_id},
+            "context": context_of(run),
         }
 
     async def _block(self, steps: Sequence[Step], prefix: str, scope: Scope) -> JSON:

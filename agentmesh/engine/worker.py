@@ -15,6 +15,7 @@ from agentmesh.core.outside import Cluster, Databases, HttpClient
 from agentmesh.core.run import Kind
 from agentmesh.core.store import Claim, Store
 from agentmesh.engine.bus import Bus
+from agentmesh.engine.changes import Changes
 from agentmesh.engine.definitions import Definitions
 from agentmesh.engine.execution import Bench, Execution
 from agentmesh.engine.guard import Guard
@@ -22,6 +23,7 @@ from agentmesh.engine.journal import Journal
 from agentmesh.engine.models import Models
 from agentmesh.engine.perform import perform
 from agentmesh.engine.runs import Runs
+from agentmesh.engine.sources import Sources
 from agentmesh.engine.tools import Tools
 from agentmesh.errors import StoreError
 
@@ -47,7 +49,7 @@ class Worker:
         *, clock: Callable[[], float], random: random_.Random, sleep: Callable[[float], Awaitable[None]],
         name: str, concurrency: int, lease: float, heartbeat: float,
         http: HttpClient | None = None, databases: Databases | None = None, cluster: Cluster | None = None,
-        secrets: Mapping[str, str] = MappingProxyType({}), at_once: Callable[[], Mapping[str, int]] = dict,
+        secrets: Mapping[str, str] = MappingProxyType({}), sources: Sources | None = None, at_once: Callable[[], Mapping[str, int]] = dict,
     ) -> None:  # fmt: skip
         self.name = name
         self._store = store
@@ -70,6 +72,8 @@ class Worker:
         """Somebody may be waiting in the store for a place."""
         self._unsent: dict[Journal, None] = {}
         self._something_unsent = anyio.Event()
+        self.push_address: Callable[[str], tuple[str, str] | None] = lambda _: None
+        """Where an agent elsewhere may send word of a run's task: (URL, token)."""
         self._stopping = anyio.Event()
         self._idle = anyio.Event()
         self._tasks: TaskGroup
@@ -77,8 +81,11 @@ class Worker:
             store, definitions, runs, tools, models, guard, bus, random, clock, sleep,
             adopt=self._adopt, stopping=self._stopping.is_set, perform=perform,
             later=self._send_later, http=http, databases=databases, cluster=cluster,
-            secrets=secrets,
+            secrets=secrets, sources=sources or Sources((), Changes()), push_address=self._push_address,
         )  # fmt: skip
+
+    def _push_address(self, run_id: str) -> tuple[str, str] | None:
+        return self.push_address(run_id)
 
     @property
     def _at_once(self) -> Mapping[str, int] | None:

@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agentmesh import __version__
-from agentmesh.core.agent import Message, Part
+from agentmesh.core.agent import Message, Part, Sending
 from agentmesh.core.json_text import parse_json, write_json
 from agentmesh.core.policy import Principal
 from agentmesh.core.run import RunEvent, RunState, new_run_id
@@ -296,7 +296,7 @@ def _agent_routes(app: FastAPI, engine: Engine) -> None:
             raise InvalidInput("the message is empty; give `text` or `data`")
         ident = new_run_id(engine.clock(), engine.random.randbytes(10))
         message = Message(ident, "user", parts, context_id=body.context_id or ident)
-        run = await engine.agents.send_message(principal, message, skill=body.skill)
+        run = await engine.agents.send(principal, Sending(message, skill=body.skill))
         return answer(shapes.run_to_json(run), 201, {"location": f"/v1/runs/{run.id}"})
 
 
