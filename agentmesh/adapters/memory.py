@@ -15,9 +15,18 @@ from typing import Any, Self
 
 from agentmesh.adapters.changes import Changes, Subscription
 from agentmesh.adapters.json_text import decode, encode
+from agentmesh.core.push import LEASE, Delivery, succeeding
 from agentmesh.core.run import Entry, Folder, Kind, Run, RunState
 from agentmesh.core.store import COUNTED, Claim, RunFilter, RunPage, check_names, head_state, page_cursor, page_key
 from agentmesh.errors import Conflict, LeaseLost, NotFound, StoreError
+
+
+@dataclass(slots=True)
+class _Delivery:
+    said: Delivery
+    due_at: float | None
+    """The end of the lease, or when it may be claimed; None: it has ended or was given up."""
+    held: bool = False
 
 
 @dataclass(slots=True)
@@ -31,6 +40,7 @@ class _Row:
     mail: int = 0
     keys: set[str] = field(default_factory=set)
     """Of what was posted."""
+    deliveries: dict[str, _Delivery] = field(default_factory=dict)
 
     @property
     def run(self) -> Run:
@@ -57,12 +67,14 @@ class MemoryStore:
         self._definitions: dict[str, Mapping[str, Any]] = {}
         self._values: dict[str, dict[str, Any]] = {}
         self._changes = Changes()
+        self._pokes = Changes()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._changes.close()
+        self._pokes.close()
 
     async def start_run(
         self, run: Run, definition: Mapping[str, Any] | None = None, *, entries: Sequence[Entry] = (),
@@ -283,6 +295,95 @@ class MemoryStore:
     async def put(self, scope: str, key: str, value: Any) -> None:
         check_names(scope, key)
         self._values.setdefault(scope, {})[key] = _copy(value)
+
+    async def add_delivery(self, delivery: Delivery, *, most: int) -> None:
+        check_names(delivery.id, delivery.tenant, delivery.owner, delivery.host)
+        row = self._rows.get(delivery.run_id)
+        if row is None:
+            raise NotFound(f"There is no run {delivery.run_id}.")
+        others = [known for known in row.deliveries if known != delivery.id]
+        if len(others) >= most:
+            raise Conflict(f"Run {delivery.run_id} has {most} push configurations already; delete one.")
+        now = self._clock()
+        fresh = replace(
+            delivery, part=0, attempts=0, error="", failing_since=None, dead_at=None, ended=False, created_at=now
+        )
+        if (old := row.deliveries.get(delivery.id)) is not None:
+            fresh = succeeding(old.said, fresh)
+        row.deliveries[delivery.id] = _Delivery(fresh, now)
+
+    async def deliveries(self, run_id: str) -> Sequence[Delivery]:
+        row = self._rows.get(run_id)
+        found = [] if row is None else [one.said for one in row.deliveries.values()]
+        return sorted(found, key=lambda one: (one.created_at, one.id))
+
+    async def remove_delivery(self, run_id: str, delivery_id: str) -> None:
+        if (row := self._rows.get(run_id)) is not None:
+            row.deliveries.pop(delivery_id, None)
+
+    async def claim_deliveries(
+        self, worker: str, *, limit: int, per_host: int, busy: Mapping[str, int] | None = None, lease: float = LEASE,
+        only: Sequence[str] | None = None,
+    ) -> Sequence[Delivery]:  # fmt: skip
+        now = self._clock()
+        held = Counter(busy or {})
+        rows = self._rows.values() if only is None else [self._rows[id_] for id_ in only if id_ in self._rows]
+        due = [
+            one
+            for row in rows
+            for one in row.deliveries.values()
+            if one.due_at is not None and one.due_at <= now and row.folder.seq > one.said.cursor
+        ]
+        claimed: list[Delivery] = []
+        for one in sorted(due, key=lambda one: (one.due_at, one.said.run_id, one.said.id)):
+            if len(claimed) >= limit:
+                break
+            if held[one.said.host] >= per_host:
+                continue
+            held[one.said.host] += 1
+            one.said = replace(one.said, epoch=one.said.epoch + 1)
+            one.due_at, one.held = now + lease, True
+            claimed.append(one.said)
+        return claimed
+
+    async def keep_delivery(self, delivery: Delivery, *, after: float | None, held: bool = False) -> bool:
+        one = self._delivery(delivery.run_id, delivery.id)
+        if one is None or not one.held or one.said.epoch != delivery.epoch:
+            return False
+        one.said, one.held = replace(delivery, ended=after is None and delivery.dead_at is None), held
+        one.due_at = None if after is None else self._clock() + after
+        return True
+
+    async def find_deliveries(
+        self, *, tenant: str | None = None, dead: bool = False, limit: int = 100
+    ) -> Sequence[Delivery]:
+        found = [one.said for row in self._rows.values() for one in row.deliveries.values()]
+        chosen = [
+            one
+            for one in found
+            if (tenant is None or one.tenant == tenant)
+            and (one.dead_at is not None if dead else one.dead_at is None and one.failing_since is not None)
+        ]
+        return sorted(chosen, key=lambda one: (one.dead_at or one.failing_since or 0, one.run_id, one.id))[::-1][:limit]
+
+    async def revive_delivery(self, run_id: str, delivery_id: str) -> bool:
+        one = self._delivery(run_id, delivery_id)
+        if one is None:
+            return False
+        if not one.held and not one.said.ended:
+            one.said = replace(one.said, attempts=0, failing_since=None, dead_at=None)
+            one.due_at = self._clock()
+        return True
+
+    async def poke(self, run_id: str) -> None:
+        self._pokes.publish([run_id])
+
+    def pokes(self) -> Subscription:
+        return self._pokes.subscribe()
+
+    def _delivery(self, run_id: str, delivery_id: str) -> _Delivery | None:
+        row = self._rows.get(run_id)
+        return None if row is None else row.deliveries.get(delivery_id)
 
     def _add(self, row: _Row, entry: Entry, *, at: float | None = None) -> None:
         numbered = replace(entry, seq=row.folder.seq + 1, at=self._clock() if at is None else at)

@@ -248,7 +248,9 @@ class Store(Protocol):
         """
         ...
 
-    async def find_deliveries(self, *, tenant: str | None = None, dead: bool = False, limit: int = 100) -> Sequence[Delivery]:
+    async def find_deliveries(
+        self, *, tenant: str | None = None, dead: bool = False, limit: int = 100
+    ) -> Sequence[Delivery]:
         """Those that were given up (`dead`), or that fail now, the latest first."""
         ...
 

@@ -13,11 +13,23 @@ import pytest
 
 from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.sql.store import open_store
-from tests.contracts import appending, bench, canceling, hearing, holding, listing, parking, posting, pruning, starting
+from tests.contracts import (
+    appending,
+    bench,
+    canceling,
+    delivering,
+    hearing,
+    holding,
+    listing,
+    parking,
+    posting,
+    pruning,
+    starting,
+)
 
 pytestmark = pytest.mark.anyio
 Rule = Callable[[bench.Bench], Awaitable[None]]
-SUBJECTS = (starting, holding, appending, parking, posting, canceling, listing, hearing, pruning)
+SUBJECTS = (starting, holding, appending, parking, posting, canceling, listing, hearing, pruning, delivering)
 RULES: list[Rule] = [
     rule
     for subject in SUBJECTS

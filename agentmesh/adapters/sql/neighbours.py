@@ -22,6 +22,8 @@ from agentmesh.adapters.sql.tables import runs
 
 log = logging.getLogger("agentmesh.store")
 CHANNEL = "agentmesh_changes"
+POKE = "!"
+"""Before the id of a run that was poked and has not changed."""
 GATHER = 0.01
 """Seconds for which changes are gathered into one message."""
 PAYLOAD = 7_900
@@ -41,10 +43,16 @@ _SINCE = (
 class Neighbours:
     """Two threads, from `start` until `stop`."""
 
-    def __init__(self, engine: Engine, publish: Callable[[Sequence[str]], None]) -> None:
-        """`engine`: without a pool. `publish` is called on the listening thread."""
+    def __init__(
+        self,
+        engine: Engine,
+        publish: Callable[[Sequence[str]], None],
+        poked: Callable[[Sequence[str]], None] = lambda _: None,
+    ) -> None:
+        """`engine`: without a pool. `publish` and `poked` are called on the listening thread."""
         self._engine = engine
         self._publish = publish
+        self._poked = poked
         self._changed: queue.SimpleQueue[Sequence[str] | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._speaker: int | None = None
@@ -63,6 +71,10 @@ class Neighbours:
         """Says that these runs changed, soon. Never waits."""
         if run_ids:
             self._changed.put(run_ids)
+
+    def poke(self, run_id: str) -> None:
+        """Has the other processes told that this run may have something to look at, soon. Never waits."""
+        self._changed.put([POKE + run_id])
 
     def stop(self) -> None:
         """May be called twice, or before `start`."""
@@ -120,8 +132,10 @@ class Neighbours:
                             if message.pid != self._speaker:
                                 heard.update(dict.fromkeys(message.payload.split(",")))
                         alive = time.monotonic()
-                        if heard:
-                            self._publish(list(heard))
+                        if pokes := [one.removeprefix(POKE) for one in heard if one.startswith(POKE)]:
+                            self._poked(pokes)
+                        if changed := [one for one in heard if not one.startswith(POKE)]:
+                            self._publish(changed)
             except Exception as error:
                 if not self._stopped.is_set():
                     log.info("changes of other servers are not heard now (%s)", type(error).__name__)

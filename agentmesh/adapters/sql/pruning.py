@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, bindparam, delete, exists, select, tuple_
 
 from agentmesh.adapters.sql.batch import Batch
-from agentmesh.adapters.sql.tables import blobs, definitions, journal, posts, runs
+from agentmesh.adapters.sql.tables import blobs, definitions, deliveries, journal, posts, runs
 
 CHUNK = 2_000
 """Journal rows that one transaction removes, or one run's if those are more: some ten milliseconds."""
@@ -86,7 +86,7 @@ def remove(batch: Batch, run_ids: Sequence[str]) -> int:
     ).scalars()
     digests = sorted({row.definition for row in kept})
     hashes = sorted({sha for row in kept for sha in row[1:] if sha is not None} | set(long))
-    for table in (journal, posts):
+    for table in (journal, posts, deliveries):
         execute(delete(table).where(table.c.run_id.in_(_OWN)), given)
     execute(delete(runs).where(runs.c.id.in_(_OWN)), given)
     for run_id in run_ids:

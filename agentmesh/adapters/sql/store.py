@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from agentmesh.adapters.changes import Changes, Subscription
 from agentmesh.adapters.json_text import decode, encode
 from agentmesh.adapters.lock import MeshLock
-from agentmesh.adapters.sql import backup, claiming, database, pruning
+from agentmesh.adapters.sql import backup, claiming, database, delivering, pruning
 from agentmesh.adapters.sql.batch import Append, Start
 from agentmesh.adapters.sql.committing import Committer
 from agentmesh.adapters.sql.documents import INLINE, INLINE_IN_RUN, Document, Text, document, is_slow, payload
@@ -33,6 +33,7 @@ from agentmesh.adapters.sql.patience import STALLED, Patience
 from agentmesh.adapters.sql.reader import Reader
 from agentmesh.adapters.sql.tables import runs
 from agentmesh.adapters.sql.writer import ROWS, Writer
+from agentmesh.core.push import LEASE, Delivery
 from agentmesh.core.run import STATE_AFTER, Entry, Kind, Run, RunState, apply
 from agentmesh.core.store import Claim, RunFilter, RunPage, check_names, head_state
 from agentmesh.errors import StoreError
@@ -68,6 +69,7 @@ class SqlStore:
         self._clock = clock
         self._own_clock = own_clock
         self._changes = Changes()
+        self._pokes = Changes()
         self._lock: MeshLock | None = None
         self._engines: list[Engine] = []
         self._begun: dict[str, Run] = {}
@@ -87,7 +89,11 @@ class SqlStore:
         if self._patience is not None:
             loop = asyncio.get_running_loop()
             outside = database.connect(self._url, pool=0)
-            self._neighbours = Neighbours(outside, lambda run_ids: _call(loop, self._changes.publish, run_ids))
+            self._neighbours = Neighbours(
+                outside,
+                lambda run_ids: _call(loop, self._changes.publish, run_ids),
+                lambda run_ids: _call(loop, self._pokes.publish, run_ids),
+            )
             self._neighbours.start()
             publish = self._publish
         self._writer = Writer(self._committer, publish)
@@ -97,6 +103,7 @@ class SqlStore:
         # Shielded: a server that is being cancelled has accepted what is still on its way to the disk.
         with anyio.CancelScope(shield=True):
             self._changes.close()
+            self._pokes.close()
             await run_sync(self._close)
 
     async def start_run(
@@ -296,6 +303,57 @@ class SqlStore:
         check_names(scope, key)
         text = encode(value)
         await self._writer.submit(lambda batch: batch.put(scope, key, text))
+
+    async def add_delivery(self, delivery: Delivery, *, most: int) -> None:
+        check_names(delivery.id, delivery.tenant, delivery.owner, delivery.host)
+        await self._writer.submit(partial(delivering.add, new=delivery, most=most))
+
+    async def deliveries(self, run_id: str) -> Sequence[Delivery]:
+        return await self._read(delivering.of_run, self._engines[1], run_id)
+
+    async def remove_delivery(self, run_id: str, delivery_id: str) -> None:
+        await self._writer.submit(partial(delivering.remove, run_id=run_id, delivery_id=delivery_id))
+
+    async def claim_deliveries(
+        self, worker: str, *, limit: int, per_host: int, busy: Mapping[str, int] | None = None, lease: float = LEASE,
+        only: Sequence[str] | None = None,
+    ) -> Sequence[Delivery]:  # fmt: skip
+        now = self._clock() + self._committer.ahead
+        pairs = await self._read(
+            delivering.due, self._engines[1], now, limit, per_host, dict(busy or {}), only
+        )  # fmt: skip
+        if not pairs:
+            return ()
+        taken: list[Delivery] = await self._writer.submit(
+            partial(delivering.take, worker=worker, lease=lease, pairs=pairs), rows=len(pairs)
+        )
+        return taken
+
+    async def keep_delivery(self, delivery: Delivery, *, after: float | None, held: bool = False) -> bool:
+        worker = "held" if held else None
+        kept: bool = await self._writer.submit(
+            partial(delivering.keep, one=delivery, after=after, worker=worker)
+        )  # fmt: skip
+        return kept
+
+    async def find_deliveries(
+        self, *, tenant: str | None = None, dead: bool = False, limit: int = 100
+    ) -> Sequence[Delivery]:
+        return await self._read(partial(delivering.find, self._engines[1], tenant, limit, dead=dead))
+
+    async def revive_delivery(self, run_id: str, delivery_id: str) -> bool:
+        revived: bool = await self._writer.submit(
+            partial(delivering.revive, run_id=run_id, delivery_id=delivery_id)
+        )  # fmt: skip
+        return revived
+
+    async def poke(self, run_id: str) -> None:
+        self._pokes.publish([run_id])
+        if self._neighbours is not None:
+            self._neighbours.poke(run_id)
+
+    def pokes(self) -> Subscription:
+        return self._pokes.subscribe()
 
     def _publish(self, run_ids: Sequence[str]) -> None:
         self._changes.publish(run_ids)

@@ -24,9 +24,9 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the tables below; stands in `meta` as `schema`."""
-REVISION = "0002"
+REVISION = "0003"
 """The migration that leads to SCHEMA."""
 
 metadata = MetaData()
@@ -138,6 +138,32 @@ posts = Table(
     Column("key", Text, primary_key=True),
 )
 """The keys of what was posted to runs, so that nothing is posted twice."""
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("box", Text, nullable=False),  # sealed
+    Column("cursor", Integer, nullable=False),  # seq of the last journal entry that was delivered
+    Column("part", Integer, nullable=False),  # events of the next one that were
+    Column("attempts", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("failing_since", Double),
+    Column("dead_at", Double),
+    Column("ended", Boolean, nullable=False),
+    Column("epoch", Integer, nullable=False),  # how often it was claimed
+    Column("created_at", Double, nullable=False),
+    Column("lease_owner", Text),
+    Column("due_at", Double),  # when it may be claimed, if there is something new; NULL: ended, or given up
+)
+"""Where notifications of runs go, and how far that has come."""
+
+Index("deliveries_due", deliveries.c.due_at, **_where("due_at IS NOT NULL"))
+Index("deliveries_failing", deliveries.c.failing_since, **_where("failing_since IS NOT NULL"))
 
 state = Table(
     "state",

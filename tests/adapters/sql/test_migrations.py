@@ -16,17 +16,18 @@ from sqlalchemy import inspect
 
 from agentmesh.adapters.sql import database, tables
 from agentmesh.adapters.sql.migrate import upgrade
+from agentmesh.core.push import Delivery
 from agentmesh.core.run import Run
 
 NEXT = """
 import sqlalchemy as sa
 from alembic import op
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 def upgrade():
     with op.batch_alter_table("runs") as runs:
         runs.add_column(sa.Column("colour", sa.Text))
-    op.execute("UPDATE meta SET value = '3' WHERE name = 'schema'")
+    op.execute("UPDATE meta SET value = '4' WHERE name = 'schema'")
 """
 
 
@@ -72,18 +73,38 @@ def test_an_older_database_is_upgraded(tmp_path: Path) -> None:
     """What the next release will do works: its migration runs on a database of this one, and the rows stay."""
     later = tmp_path / "later"
     shutil.copytree(database.MIGRATIONS, later, ignore=shutil.ignore_patterns("__pycache__"))
-    (later / "versions" / "0003_colour.py").write_text(NEXT)
+    (later / "versions" / "0004_colour.py").write_text(NEXT)
     engine = database.connect(database.resolve("sqlite:///mesh.db", tmp_path))
     database.prepare(engine)
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO definitions VALUES ('d', '{}')")
-    database.prepare(engine, schema=3, migrations=later)
+    database.prepare(engine, schema=4, migrations=later)
     with engine.begin() as connection:
-        assert database.version(connection) == 3
+        assert database.version(connection) == 4
         assert "colour" in {column["name"] for column in inspect(connection).get_columns("runs")}
         assert connection.exec_driver_sql("SELECT count(*) FROM definitions").scalar() == 1
     with pytest.raises(database.StoreTooNew):
         database.prepare(engine)
+    engine.dispose()
+
+
+def test_a_database_of_schema_2_is_upgraded(tmp_path: Path) -> None:
+    """What it holds stays, and a run of it can be given a webhook."""
+    engine = database.connect(database.resolve("sqlite:///mesh.db", tmp_path))
+    upgrade(engine, target="0002")
+    with engine.begin() as connection:
+        assert database.version(connection) == 2
+        connection.exec_driver_sql(
+            "INSERT INTO runs (id, tenant, owner, workflow, definition, source, state, seq, created_at, updated_at, prompt_tokens,"
+            " completion_tokens, cached_tokens, model_seconds, cancel_requested, epoch)"
+            " VALUES ('r1', 't', 'o', 'w', 'd', 'a2a', 'completed', 3, 1, 1, 0, 0, 0, 0, 0, 1)"
+        )
+    database.prepare(engine)
+    with engine.begin() as connection:
+        assert database.version(connection) == tables.SCHEMA
+        assert connection.exec_driver_sql("SELECT seq FROM runs").scalar() == 3
+        new = Delivery("r1", "c1", "t", "o", "hooks.example", "sealed")
+        connection.execute(tables.deliveries.insert(), {name: getattr(new, name) for name in Delivery.__slots__})
     engine.dispose()
 
 
@@ -100,4 +121,5 @@ def test_a_start_does_not_import_alembic(tmp_path: Path) -> None:
 def test_every_field_of_a_run_has_a_column() -> None:
     """A field added to Run without a place to keep it is noticed here."""
     elsewhere = {"steps", "usage"}
+    elsewhere |= {"route", "trace", "artifacts", "messages", "said", "replied"}  # the journal alone has them
     assert set(Run.__dataclass_fields__) - elsewhere <= set(tables.runs.c.keys())
