@@ -94,8 +94,6 @@ class Agents:
         when an idempotent message's id was used for another one.
         """
         message = sending.message
-        if not message.parts:
-            raise InvalidInput("the message is empty; give it a part")
         run_id = self._runs.new_id()
         context = message.context_id or run_id
         kept: dict[str, Any] = {**message.to_json(), "contextId": context}

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from agentmesh.core.agent import Message, Part
+from agentmesh.core.agent import Message, Part, Sending
 from agentmesh.core.policy import PolicyFile, Principal
 from agentmesh.core.run import RunState
 from agentmesh.core.store import RunFilter
@@ -43,7 +43,7 @@ def message(*parts: Part, **more: Any) -> Message:
 async def test_a_messages_parts_are_the_input(skill: str, parts: list[Part], given: Mapping[str, Any]) -> None:
     """An object is the input; text fills the only required text."""
     async with serving(mesh(ECHO, TWO, FREE)) as engine:
-        run = await engine.agents.send_message(LOCAL, message(*parts, context_id="c"), skill=skill)
+        run = await engine.agents.send(LOCAL, Sending(message(*parts, context_id="c"), skill=skill))
         assert (run.state, run.context_id, run.source) == (RunState.SUBMITTED, "c", "a2a")
         run = await engine.runs.wait(LOCAL, run.id)
         assert run.output == given
@@ -66,21 +66,21 @@ async def test_a_message_that_is_no_input_is_refused(skill: str, parts: list[Par
     """InvalidInput names what is missing, and nothing is recorded."""
     async with serving(mesh(ECHO, TWO, FREE)) as engine:
         with pytest.raises(InvalidInput, match=why):
-            await engine.agents.send_message(LOCAL, message(*parts), skill=skill)
+            await engine.agents.send(LOCAL, Sending(message(*parts), skill=skill))
         assert (await engine.runs.list(LOCAL, RunFilter())).total == 0
 
 
 async def test_the_skill_is_the_one_named_else_the_default() -> None:
-    """Else the only one; else the message must name one."""
+    """Else the only one."""
     async with serving(mesh(ECHO, TWO, default_skill="echo")) as engine:
-        assert (await engine.agents.send_message(LOCAL, message(Part(text="hi")))).workflow == "echo"
+        assert (await engine.agents.send(LOCAL, Sending(message(Part(text="hi"))))).workflow == "echo"
         with pytest.raises(NotFound, match="did you mean 'echo'"):
-            await engine.agents.send_message(LOCAL, message(Part(text="hi")), skill="ecko")
+            await engine.agents.send(LOCAL, Sending(message(Part(text="hi")), skill="ecko"))
     async with serving(mesh(ECHO)) as engine:
-        assert (await engine.agents.send_message(LOCAL, message(Part(text="hi")))).workflow == "echo"
+        assert (await engine.agents.send(LOCAL, Sending(message(Part(text="hi"))))).workflow == "echo"
     async with serving(mesh(ECHO, TWO)) as engine:
-        with pytest.raises(InvalidInput, match="name one of: echo, two"):
-            await engine.agents.send_message(LOCAL, message(Part(text="hi")))
+        with pytest.raises(InvalidInput, match="required: x, y"):
+            await engine.agents.send(LOCAL, Sending(message(Part(text="two two two")), skill="two"))
 
 
 async def test_cancelling_a_task_waits_for_its_end() -> None:
@@ -91,7 +91,7 @@ async def test_cancelling_a_task_waits_for_its_end() -> None:
 
     slow = workflow("slow", {"id": "f", "python": "t:f"}, on=A2A)
     async with serving(mesh(slow), functions={"t:f": f}) as engine:
-        run = await engine.agents.send_message(LOCAL, message(Part(text="x")))
+        run = await engine.agents.send(LOCAL, Sending(message(Part(text="x"))))
         run = await engine.agents.cancel_task(LOCAL, run.id)
         assert run.state is RunState.CANCELED
         assert await engine.agents.get_task(LOCAL, run.id) == run
@@ -111,6 +111,6 @@ async def test_policies_decide_who_may_send() -> None:
     async with serving(mesh(ECHO, TWO, policies=(policy,))) as engine:
         assert [skill.id for skill in engine.agents.skills(peer)] == ["echo"]
         assert engine.agents.skills(LOCAL) == []
-        await engine.agents.send_message(peer, message(Part(text="hi")), skill="echo")
+        await engine.agents.send(peer, Sending(message(Part(text="hi")), skill="echo"))
         with pytest.raises(PolicyDenied, match=r"agents\.send on agent:two"):
-            await engine.agents.send_message(peer, message(Part(data={"x": "", "y": ""})), skill="two")
+            await engine.agents.send(peer, Sending(message(Part(data={"x": "", "y": ""})), skill="two"))
