@@ -43,14 +43,18 @@ from agentmesh.adapters.logins import Logins
 from agentmesh.adapters.mesh_files import FolderFiles
 from agentmesh.adapters.model_child import ModelChild
 from agentmesh.adapters.openai_http import OpenAiHttp
+from agentmesh.adapters.outbound import Guard as OutboundGuard
+from agentmesh.adapters.outbound import Outbound
 from agentmesh.adapters.sources import SourceSet
 from agentmesh.adapters.sql.databases import SqlDatabases
 from agentmesh.adapters.sql.store import open_store
+from agentmesh.adapters.vault import Seals
 from agentmesh.adapters.watch import FolderWatch, on_hangup
 from agentmesh.core.check import same_database
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.store import Store
 from agentmesh.engine import Engine, build_engine
+from agentmesh.engine.push import PushPorts
 from agentmesh.errors import MeshError, ServeError
 from agentmesh.http.auth import Guard, check_bind
 from agentmesh.http.connection import bounded
@@ -58,6 +62,7 @@ from agentmesh.http.health import health_routes
 from agentmesh.http.metrics import metrics_routes
 from agentmesh.http.oauth import oauth_routes
 from agentmesh.http.problems import HANDLERS
+from agentmesh.http.pushes import push_routes
 from agentmesh.http.webhooks import webhook_routes, webhooks_of
 from agentmesh.settings import Settings
 
@@ -133,7 +138,10 @@ async def open_app(
             card = await _import("agentmesh.a2a.card")
             engine.resources.own.card = lambda principal: card.card_of(engine, principal, url)
             engine.changes.publish("resources")
-            await anyio.sleep_forever()
+            events = await _import("agentmesh.a2a.events")
+            engine.push.render = lambda event, _: events.stream_responses(event, as_task=True)
+            # Not earlier: what cannot be put into the protocol's words would count as nobody's news.
+            await engine.push.run()
 
     root = Starlette(
         routes=[
@@ -141,6 +149,7 @@ async def open_app(
             *metrics_routes(lambda: engine),
             *webhook_routes(settings, mesh, lambda: engine),
             *oauth_routes(lambda: logins),
+            *push_routes(lambda: engine),
             Route("/mcp", mcp),
             Route("/.well-known/agent-card.json", a2a),
             Route("/a2a", a2a),
@@ -161,6 +170,7 @@ async def open_app(
         ) as child,
         OpenAiHttp(mesh.file.models, child, model_wait=settings.limits.model_wait) as endpoints,
         OutsideHttp() as http,
+        Outbound(OutboundGuard(lambda: mesh.file.a2a.webhooks), proxy=settings.outbound_proxy) as webhooks,
         SqlDatabases(mesh.file.databases, settings.folder) as databases,
         SourceSet(
             settings.folder, store, http, state=settings.state_folder, secrets=settings.secrets.values,
@@ -176,6 +186,7 @@ async def open_app(
             http=http, databases=databases, cluster=RayTasks(child, str(settings.folder)) if settings.models else None,
             sources=await sources.replace(mesh),
             secrets=settings.secrets.values, files=FolderFiles(settings.folder, settings.secrets_folder),
+            push=PushPorts(webhooks, Seals(keys), [derive(key, "push/received/1") for key in keys]),
         )  # fmt: skip
         engine.reload.load = lambda: load_mesh(settings.folder, settings.secrets)
         engine.reload.sources = sources.replace

@@ -83,6 +83,8 @@ class Settings:
     secrets: Secrets = Secrets()
     keys: tuple[str, ...] = field(default=(), repr=False)
     """What tokens and states are sealed with (`AGENTMESH_KEYS`): the first seals, all open. None: the key in `.agentmesh/key`."""
+    outbound_proxy: str | None = field(default=None, repr=False)
+    """The proxy that push notifications go through (`AGENTMESH_OUTBOUND_PROXY`); None: they go to the address that was judged."""
 
     @property
     def state_folder(self) -> Path:
@@ -131,6 +133,8 @@ def read_settings(folder: Path, environ: Mapping[str, str] = os.environ, **given
         values["keys"] = read_keys(keys)
     if lease := environ.get("AGENTMESH_LEASE"):
         values["lease"] = Lease.of(lease)
+    if proxy := environ.get("AGENTMESH_OUTBOUND_PROXY"):
+        values["outbound_proxy"] = proxy
     if level := environ.get("AGENTMESH_LOG"):
         values["log_level"] = level
     values.update({k: v for k, v in given.items() if v is not None})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from agentmesh.core.outside import HttpAnswer, HttpRequest, Rows
-from agentmesh.errors import Fail, NotFound
+from agentmesh.errors import Fail, InvalidInput, NotFound
 
 Said = HttpAnswer | BaseException
 """An answer, or an error that is raised."""
@@ -59,6 +61,40 @@ class ScriptedCluster:
         self.calls.append((function, dict(arguments), key))
         found = self._functions[function](**arguments)
         return await found if inspect.isawaitable(found) else found
+
+
+@dataclass(frozen=True)
+class Notified:
+    """A notification as a webhook got it."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: Any
+
+
+class ScriptedWebhooks:
+    """Webhooks that answer from a function of the notification: a status, (status, Retry-After), or an error; 200 without one.
+
+    `got` keeps what arrived, whatever it was answered. What begins with `http://inside` is refused when it is configured.
+    """
+
+    def __init__(self, script: Callable[[Notified], Any] | None = None) -> None:
+        self._script = script or (lambda _: 200)
+        self.got: list[Notified] = []
+
+    def check(self, url: str) -> None:
+        if not url.startswith(("http://", "https://")) or url.startswith("http://inside"):
+            raise InvalidInput("the url is not of the form https://HOST/PATH")
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, str | None]:
+        notified = Notified(url, {name.lower(): value for name, value in headers.items()}, json.loads(body))
+        self.got.append(notified)
+        said = self._script(notified)
+        if inspect.isawaitable(said):
+            said = await said
+        if isinstance(said, BaseException):
+            raise said
+        return said if isinstance(said, tuple) else (said, None)
 
 
 class MemoryFiles:

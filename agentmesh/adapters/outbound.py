@@ -15,7 +15,7 @@ import functools
 import ipaddress
 import socket
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
@@ -38,6 +38,8 @@ ADDRESSES: Final = 8
 ANSWER: Final = 64 * 1024
 """Bytes of an answer that are read."""
 CONNECTIONS: Final = 256
+SECONDS: Final = 15.0
+"""For one notification and its answer."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Allow = Sequence[str] | Callable[[], Sequence[str]]
@@ -138,6 +140,15 @@ class Outbound(OutsideHttp):
         super().__init__(trust_env=False)
         self._guard = guard
         self._proxy = proxy
+
+    def check(self, url: str) -> None:
+        """See `core.push.Webhooks.check`."""
+        self._guard.check(url)
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, str | None]:
+        """See `core.push.Webhooks.post`."""
+        answer = await self.send(HttpRequest("POST", url, headers, body, timeout=SECONDS, raw=True, limit=0))
+        return answer.status, answer.headers.get("retry-after")
 
     async def _follow(self, request: HttpRequest, url: httpx.URL, trace: Callable[..., object]) -> HttpAnswer:
         if not request.raw:

@@ -35,13 +35,44 @@ def key_of(principal: Principal) -> str:
     return hashlib.sha256(who).hexdigest()
 
 
+class Seals:
+    """Seals JSON objects for those who keep them in rows of their own; see `core.push.Seal`."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        """`keys`: the mesh's (see keyring.load_keys); the first seals, all open."""
+        self._boxes = [AESGCM(derive(key, PURPOSE)) for key in keys]
+
+    def seal(self, scope: str, key: str, value: Mapping[str, Any]) -> str:
+        nonce = os.urandom(_NONCE)
+        text = json.dumps(value, separators=(",", ":")).encode()
+        return urlsafe_b64encode(nonce + self._boxes[0].encrypt(nonce, text, _place(scope, key))).decode()
+
+    def open(self, scope: str, key: str, box: str) -> dict[str, Any] | None:
+        found = self.opened(scope, key, box)
+        return None if found is None else found[0]
+
+    def opened(self, scope: str, key: str, box: str) -> tuple[dict[str, Any], bool] | None:
+        """What was sealed, and whether that was done with the first key."""
+        try:
+            data = urlsafe_b64decode(box)
+        except ValueError:
+            return None
+        for age, opener in enumerate(self._boxes):
+            try:
+                value = json.loads(opener.decrypt(data[:_NONCE], data[_NONCE:], _place(scope, key)))
+            except (InvalidTag, ValueError):
+                continue
+            return (value, age == 0) if isinstance(value, dict) else None
+        return None
+
+
 class Vault:
     """Sealed JSON objects in the store, by scope and key."""
 
     def __init__(self, store: Store, keys: Sequence[bytes]) -> None:
         """`keys`: the mesh's (see keyring.load_keys); the first seals."""
         self._store = store
-        self._boxes = [AESGCM(derive(key, PURPOSE)) for key in keys]
+        self._seals = Seals(keys)
         self._warned: set[str] = set()
         """Scopes of which the log has said it."""
 
@@ -67,23 +98,17 @@ class Vault:
         return opened
 
     def _seal(self, scope: str, key: str, value: Mapping[str, Any]) -> dict[str, Any]:
-        nonce = os.urandom(_NONCE)
-        text = json.dumps(value, separators=(",", ":")).encode()
-        box = nonce + self._boxes[0].encrypt(nonce, text, _place(scope, key))
-        return {"v": 1, "box": urlsafe_b64encode(box).decode()}
+        return {"v": 1, "box": self._seals.seal(scope, key, value)}
 
     async def _open(self, scope: str, key: str, row: Any) -> dict[str, Any] | None:
         if row is None:
             return None
-        box = _box(row)
-        for age, opener in enumerate(self._boxes):
-            try:
-                value = json.loads(opener.decrypt(box[:_NONCE], box[_NONCE:], _place(scope, key)))
-            except (InvalidTag, ValueError):
-                continue
-            if age:
+        found = self._seals.opened(scope, key, _box(row))
+        if found is not None:
+            value, first = found
+            if not first:
                 await self.put(scope, key, value)
-            return value if isinstance(value, dict) else None
+            return value
         if scope not in self._warned:
             self._warned.add(scope)
             log.warning(
@@ -100,11 +125,6 @@ def _place(scope: str, key: str) -> bytes:
     return json.dumps([scope, key]).encode()
 
 
-def _box(row: Any) -> bytes:
+def _box(row: Any) -> str:
     """What was sealed; nothing that could be opened when the row is no row of ours."""
-    if isinstance(row, Mapping) and row.get("v") == 1 and isinstance(row.get("box"), str):
-        try:
-            return urlsafe_b64decode(row["box"])
-        except ValueError:
-            pass
-    return b""
+    return row["box"] if isinstance(row, Mapping) and row.get("v") == 1 and isinstance(row.get("box"), str) else ""

@@ -32,6 +32,7 @@ from agentmesh.engine.meter import Meter
 from agentmesh.engine.models import Models
 from agentmesh.engine.own_resources import OwnResources
 from agentmesh.engine.prompts import Prompts
+from agentmesh.engine.push import Push, PushPorts
 from agentmesh.engine.reload import Reload
 from agentmesh.engine.resources import Resources
 from agentmesh.engine.routing import Router
@@ -69,6 +70,8 @@ class Engine:
     resources: Resources
     """`await tg.start(engine.resources.run)`: before, nobody hears that a run or a file has changed."""
     prompts: Prompts
+    push: Push
+    """`await tg.start(engine.push.run)`: nobody is told anything before."""
     reload: Reload
     clock: Callable[[], float]
     random: random_.Random
@@ -93,13 +96,15 @@ def build_engine(
     sources: Sequence[Source] = (),
     files: Files | None = None,
     secrets: Mapping[str, str] = MappingProxyType({}),
+    push: PushPorts | None = None,
 ) -> Engine:
     """Puts an engine together. Opens and starts nothing: the store's, the worker's and the scheduler's lifetimes are the caller's.
 
     `functions` turns `package.module:function` into a callable (tests hand in a dict's `__getitem__`); `sleep` is what retries and
     the scheduler wait with; `concurrency` bounds the runs at once that no step started; `http`, `databases` and `cluster` are what
     steps of those kinds reach, `sources` what others serve and this mesh offers (their lifetimes are the caller's), `files` what
-    resources and prompts show of the mesh's folder, and `secrets` what stands behind `${{ secrets.X }}` in their headers.
+    resources and prompts show of the mesh's folder, `secrets` what stands behind `${{ secrets.X }}` in their headers, and `push` what
+    notifications are sent by (None: none are).
     """
     random = random or random_.Random(os.urandom(16))
     bus = Bus()
@@ -130,9 +135,11 @@ def build_engine(
         mesh, shown, OwnResources(mesh, runs), prompts, upstreams, guard, Watching(changes, store, files, sleep)
     )
     prompts.read = resources.read
+    notifying = Push(mesh, store, guard, bus, push, clock=clock, random=random)
+    worker.push_address = notifying.receive_url
     return Engine(
         mesh, store, tools, agents, models, runs, worker, scheduler, history, upstreams, changes, meter, resources, prompts,
-        Reload(mesh, upstreams, scheduler, changes, clock), clock, random,
+        notifying, Reload(mesh, upstreams, scheduler, changes, clock), clock, random,
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ KNOWN_HOSTS = 64
 
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-ROUTES = ("/mcp", "/a2a", "/v1", "/healthz", "/readyz", "/metrics", "/webhooks", "/.well-known/agent-card.json")
+ROUTES = ("/mcp", "/a2a", "/v1", "/healthz", "/readyz", "/metrics", "/webhooks", "/a2a-push", "/.well-known/agent-card.json")
 """By what begins a path it is counted; the rest is up to callers, and counted together."""
 
 

@@ -1,0 +1,254 @@
+"""Deliverer: takes what happens to runs to the webhooks that were configured for them, apart from everything else.
+
+Nothing of it stands in an event's way: it reads the journal after the fact, as a watcher does. Events of one configuration are
+delivered one after the other, in the journal's order; different ones at once, but only so many to one host, so that a slow host holds
+up nobody else's. After each answer it is recorded how far it came: a process that dies repeats at most the event that was on its way.
+"""
+
+from __future__ import annotations
+
+import logging
+import random as random_
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from agentmesh.core.json_text import write_json
+from agentmesh.core.push import AGAIN, LEASE, Delivery, PushConfig, Webhooks, retry_after
+from agentmesh.core.run import Entry, Folder, Run, RunEvent
+from agentmesh.core.store import Store
+from agentmesh.engine.runs import as_submitted, describe
+from agentmesh.errors import NotSent, Retry, StepError, StoreError, Unanswered
+
+log = logging.getLogger("agentmesh.push")
+
+AT_ONCE: Final = 256
+"""Deliveries that are worked on in this process."""
+PER_HOST: Final = 8
+CLAIM: Final = 64
+"""Deliveries that are taken by one transaction."""
+LOOK: Final = 2.0
+"""Seconds between two looks at everything that is due: what others configured, what waited for its next try."""
+STIRRED: Final = 500
+KNOWN: Final = 10_000
+"""Runs of which this process knows that somebody is to be told."""
+FOLDED: Final = 256
+"""Runs that are kept as far as they were told, so that a journal is not read from its beginning for each new entry."""
+NOTIFICATION_ID: Final = "A2A-Notification-Id"
+"""Header: the same event has the same value, however often it is sent; seq and part grow within a task."""
+TOKEN: Final = "X-A2A-Notification-Token"  # noqa: S105 - a header's name
+
+Render = Callable[[RunEvent, Run], Sequence[Mapping[str, Any]]]
+"""The events of the protocol that an entry is; the same each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    said: str
+    refused: bool = False
+    after: float | None = None
+
+
+class Deliverer:
+    """The workers of one process. `await tg.start(deliverer.run)`; cancel it to stop: what was on its way may be sent once more."""
+
+    def __init__(
+        self, store: Store, webhooks: Webhooks, unseal: Callable[[Delivery], PushConfig | None], render: Callable[[str], Render],
+        *, name: str, clock: Callable[[], float], random: random_.Random,
+    ) -> None:  # fmt: skip
+        """`render`: by the version of the protocol."""
+        self._store = store
+        self._webhooks = webhooks
+        self._unseal = unseal
+        self._render = render
+        self._name = name
+        self._clock = clock
+        self._random = random
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._stirred: set[str] = set()
+        self._event = anyio.Event()
+        self._more = True
+        """Everything that is due is to be looked at."""
+        self._busy: Counter[str] = Counter()
+        self._folders: OrderedDict[tuple[str, str], Folder] = OrderedDict()
+        self._trouble = False
+
+    @property
+    def active(self) -> int:
+        """Deliveries that are worked on now."""
+        return self._busy.total()
+
+    def watch(self, run_id: str) -> None:
+        """Somebody is to be told of this run from now on."""
+        self._know(run_id)
+        self._stirred.add(run_id)
+        self._event.set()
+
+    def look(self) -> None:
+        """There may be something due."""
+        self._more = True
+        self._event.set()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        changes = self._store.changes()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._hear, changes)
+            task_status.started()
+            await self._claim_for_ever(group)
+
+    async def _hear(self, changes: AsyncIterator[str]) -> None:
+        async for run_id in changes:
+            if run_id in self._known:
+                self._stirred.add(run_id)
+                self._event.set()
+
+    def _know(self, run_id: str) -> None:
+        self._known[run_id] = None
+        self._known.move_to_end(run_id)
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+
+    async def _claim_for_ever(self, group: TaskGroup) -> None:
+        looked = float("-inf")
+        while True:
+            self._event = anyio.Event()
+            stirred, self._stirred = self._stirred, set()
+            now = anyio.current_time()
+            everything = self._more or now - looked >= LOOK or len(stirred) > STIRRED
+            self._more = False
+            limit = min(AT_ONCE - self.active, CLAIM)
+            if limit > 0 and (everything or stirred):
+                claims = await self._claim(limit, None if everything else sorted(stirred))
+                for one in claims:
+                    self._busy[one.host] += 1
+                    self._know(one.run_id)
+                    group.start_soon(self._deliver, one, name=f"push {one.run_id}")
+                if everything:
+                    looked = now
+                if len(claims) == limit:
+                    self.look()
+            with anyio.move_on_after(LOOK):
+                await self._event.wait()
+
+    async def _claim(self, limit: int, only: Sequence[str] | None) -> Sequence[Delivery]:
+        try:
+            found = await self._store.claim_deliveries(
+                self._name, limit=limit, per_host=PER_HOST, busy=dict(self._busy), only=only
+            )
+        except StoreError:
+            if not self._trouble:
+                log.exception("push notifications cannot be read; trying again every %s s", LOOK)
+            self._trouble = True
+            return ()
+        self._trouble = False
+        return found
+
+    async def _deliver(self, one: Delivery) -> None:
+        try:
+            await self._work_off(one)
+        except StoreError as error:
+            log.warning("what was told of run %s cannot be recorded: %s", one.run_id, error.message)
+        except Exception:
+            log.exception("the push notifications of run %s broke; they go on when the lease is over", one.run_id)
+        finally:
+            held_up = self._busy[one.host] >= PER_HOST or self.active >= AT_ONCE
+            self._busy[one.host] -= 1
+            if self._busy[one.host] <= 0:
+                del self._busy[one.host]
+            if held_up:
+                self.look()
+
+    async def _work_off(self, one: Delivery) -> None:
+        """Until there is nothing more, or a try failed."""
+        config = self._unseal(one)
+        if config is None:
+            await self._give_up(one, "it was sealed with a key that this mesh has no more")
+            return
+        folder = await self._folder(one)
+        if folder is None:
+            return
+        render = self._render(config.version)
+        while entries := await self._store.entries(one.run_id, folder.seq):
+            for entry in entries:
+                folder.add(entry)
+                if entry.seq <= one.cursor:
+                    continue
+                told = await self._tell(one, config, folder, entry, render)
+                if told is None:
+                    return
+                one = told
+        # Whatever is added now makes it due again by itself: its journal is past the cursor.
+        if await self._store.keep_delivery(one, after=0.0):
+            self._folders[one.run_id, one.id] = folder
+            if len(self._folders) > FOLDED:
+                self._folders.popitem(last=False)
+
+    async def _folder(self, one: Delivery) -> Folder | None:
+        """The run as it was at the cursor, or before; None when it was pruned."""
+        known = self._folders.pop((one.run_id, one.id), None)
+        if known is not None and known.seq <= one.cursor:
+            return known
+        run = await self._store.get_run(one.run_id)
+        return None if run is None else Folder(as_submitted(run))
+
+    async def _tell(
+        self, one: Delivery, config: PushConfig, folder: Folder, entry: Entry, render: Render
+    ) -> Delivery | None:
+        """Sends what an entry is; None when this worker has nothing more to do for the delivery."""
+        run, over = folder.run, folder.state.terminal
+        events = list(render(RunEvent(run, entry, describe(entry)), run))
+        for part, event in enumerate(events[one.part :], one.part + 1):
+            failure = await self._post(config, run, f"{run.id}/{entry.seq}/{part}", event)
+            if failure is not None:
+                await self._failed(one, failure)
+                return None
+            whole = part == len(events)
+            one = one.delivered(entry.seq) if whole else one.delivered(one.cursor, part=part)
+            end = whole and over
+            if not await self._store.keep_delivery(one, after=None if end else LEASE, held=not end) or end:
+                return None
+        if over:  # its end was nobody's news
+            await self._store.keep_delivery(replace(one, cursor=entry.seq, part=0), after=None)
+            return None
+        return replace(one, cursor=entry.seq, part=0)
+
+    async def _post(self, config: PushConfig, run: Run, ident: str, event: Mapping[str, Any]) -> _Failure | None:
+        plain = config.version.startswith("0.")
+        headers = {
+            "content-type": "application/json" if plain else "application/a2a+json",
+            NOTIFICATION_ID: ident,
+            **(run.trace or {}),
+        }
+        if config.token:
+            headers[TOKEN] = config.token
+        if config.credentials:
+            headers["authorization"] = f"{config.scheme} {config.credentials}"
+        try:
+            status, wait = await self._webhooks.post(config.url, headers, write_json(event))
+        except (NotSent, Unanswered) as error:
+            return _Failure(error.message)
+        except StepError as error:
+            return _Failure(error.message, refused=not isinstance(error, Retry))
+        if 200 <= status < 300:
+            return None
+        refused = 300 <= status < 500 and status not in AGAIN
+        return _Failure(f"{config.host} answers {status}", refused, retry_after(wait, self._clock()))
+
+    async def _failed(self, one: Delivery, failure: _Failure) -> None:
+        one = one.failed(failure.said, self._clock(), refused=failure.refused)
+        if one.dead_at is not None:
+            await self._give_up(one, failure.said)
+        else:
+            await self._store.keep_delivery(one, after=one.pause(self._random.random(), failure.after))
+
+    async def _give_up(self, one: Delivery, why: str) -> None:
+        if one.dead_at is None:
+            one = one.failed(why, self._clock(), refused=True)
+        if await self._store.keep_delivery(one, after=None):
+            log.warning(
+                "run %s is not told to %s any more: %s; see `agentmesh push list`", one.run_id, one.host, one.error
+            )
