@@ -245,9 +245,8 @@ class MemoryPeer(ToolsOnly):
                 task.status("COMPLETED")
 
     async def _stream(self, task: MemoryTask, seen: int) -> AsyncGenerator[Json, None]:
-        if task.reply is None and not any("message" in event for event in task.events[seen:]):
-            while task.state == "TASK_STATE_SUBMITTED" and task.reply is None:
-                await task.changed.wait()
+        while not task.events:
+            await task.changed.wait()
         if task.reply is not None:
             yield {"message": task.reply}
             return

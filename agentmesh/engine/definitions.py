@@ -324,7 +324,7 @@ def _main(name: str, workflows: Mapping[str, Workflow], specs: Mapping[str, Tool
         return workflows[name]
     spec = specs.get(name.removeprefix(TOOL))
     if spec is None:  # a peer's skill
-        call = {"id": CALL, "tool": name.removeprefix(TOOL), "with": "${{ input }}"}
+        call = {"id": CALL, "tool": name.removeprefix(TOOL)}  # its arguments are the run's input
         return Workflow(name="tool", steps=(Step.model_validate(call),))
     if spec.llm is None:
         return _main_of_call(spec)

@@ -119,6 +119,8 @@ class _Relay:
         if a.resumed and recorded is not None and recorded.task is not None:
             self._peer_name = str(recorded.task["peer"])
             self._task, self._context = str(recorded.task["task"]), recorded.task.get("context")
+            said = run.run.said or {}
+            self._said = _mark(str(said.get("state", "")), said.get("message"))
 
     @property
     def _peer(self) -> AgentPeer:
@@ -413,7 +415,7 @@ class _Relay:
     async def _take_status(self, status: Json) -> None:
         state = STATES.get(str(status.get("state")), RunState.WORKING)
         message = status.get("message") or None
-        mark = f"{state} {(message or {}).get('messageId', '')} {text_of_parts((message or {}).get('parts') or ())}"
+        mark = _mark(state.value, message)
         before, self._state = self._state, state
         if mark == self._said:
             return
@@ -537,6 +539,12 @@ class _Relay:
 
     def _words(self) -> str:
         return self._said.split(" ", 2)[2] if self._said.count(" ") >= 2 else ""
+
+
+def _mark(state: str, message: Json | None) -> str:
+    """Tells one thing that a task says from another."""
+    told = message or {}
+    return f"{state} {told.get('messageId', '')} {text_of_parts(told.get('parts') or ())}"
 
 
 class _Replied:

@@ -102,6 +102,7 @@ class _Again(Execution):
         )  # fmt: skip
         super().__init__(bench, Claim(as_submitted(run), 1))
         self.journal = tape
+        self.replied = run.replied
         self.ended = False
         self.claimed = True
         """False: it was canceled before anybody took it, and so by the store itself."""
@@ -136,6 +137,10 @@ class _Again(Execution):
 
     async def _walk(self) -> None:
         found: Entry | Mapping[str, JSON] | None = None
+        if not self.claimed and (rejected := self._tape.rejected()) is not None:
+            await self._tape.write(rejected)
+            self.ended = True
+            return
         if not self.claimed and (way_back := self._tape.way_back()) is not None:
             await self._tape.write(Entry(Kind.RUN_CANCELED, payload=way_back))
             self.ended = True

@@ -190,7 +190,8 @@ async def tool(run: Execution, a: Attempt) -> Done:
     """Calls a tool of the mesh, as the run's owner: in place when it passes through, else by a run of its own."""
     name = a.step.tool
     assert name is not None
-    return await call_tool(run, a, name, given(a))
+    arguments = run.run.input if run.run.workflow == TOOL + name else given(a)
+    return await call_tool(run, a, name, arguments)
 
 
 async def call_tool(run: Execution, a: Attempt, name: str, arguments: JSON) -> Done:

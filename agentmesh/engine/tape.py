@@ -169,6 +169,11 @@ class Tape(Journal):
             return None
         return row.path if (row.payload.get("error") or {}).get("code") == "timeout" else None
 
+    def rejected(self) -> Entry | None:
+        """The end of a run that nobody would take, and so nobody claimed."""
+        row = self._order[0] if self._order else None
+        return row if row is not None and row.kind is Kind.RUN_REJECTED else None
+
     def way_back(self) -> Mapping[str, JSON] | None:
         """Why the run went back although its walk was not at an end: who cancelled it, or that its time was over."""
         row = self._order[0] if self._order else None
