@@ -200,7 +200,12 @@ class Deliverer:
     ) -> Delivery | None:
         """Sends what an entry is; None when this worker has nothing more to do for the delivery."""
         run, over = folder.run, folder.state.terminal
-        events = list(render(RunEvent(run, entry, describe(entry)), run))
+        try:
+            events = list(render(RunEvent(run, entry, describe(entry)), run))
+        except Exception:
+            log.exception("entry %d of run %s cannot be put into the protocol's words", entry.seq, run.id)
+            await self._failed(one, _Failure(f"entry {entry.seq} cannot be put into the protocol's words"))
+            return None
         for part, event in enumerate(events[one.part :], one.part + 1):
             failure = await self._post(config, run, f"{run.id}/{entry.seq}/{part}", event)
             if failure is not None:
