@@ -127,7 +127,11 @@ class ActingCheck:
     _keys: set[Path] = field(default_factory=set)
 
     def check(self) -> None:
-        start = _Here(dict.fromkeys((*self.flow.end.types, "steps"), CLEAN))
+        env = dict.fromkeys((*self.flow.end.types, "steps"), CLEAN)
+        if "context" in env:  # what agents said earlier in the conversation is no cleaner for having been said before
+            earlier = Mark(("context", "messages"), "messages", "an agent, in an earlier task of the context,")
+            env["context"] = Taint(fields={"messages": Taint(frozenset([earlier]))})
+        start = _Here(env)
         for _ in range(_PASSES):
             self._changed = False
             self._found, self._keys = {}, set()
@@ -277,6 +281,9 @@ class ActingCheck:
             if step.tool in mesh.tools and mesh.tools[step.tool].by_agent:
                 by = f"an agent elsewhere, asked by {step.tool!r},"
                 return self._bounds(mesh.tools[step.tool].output_schema, _marker(origin, step.id, by))
+        if step.agent is not None and step.agent.peer is not None:
+            by = f"an agent elsewhere, {step.agent.peer!r},"
+            return self._bounds(step.output, _marker(origin, step.id, by))
         child = child_of(step, mesh)
         if child is not None:
             marks = fed

@@ -29,7 +29,7 @@ from agentmesh.core.secret import check_strays
 from agentmesh.core.server import ServerChecker
 from agentmesh.core.server_file import ServerFile
 from agentmesh.core.shape import Source
-from agentmesh.core.trigger import TriggerChecker
+from agentmesh.core.trigger import PATHS, TriggerChecker
 from agentmesh.core.workflow import NAME, Workflow
 from agentmesh.errors import Fault
 
@@ -166,7 +166,13 @@ class _MeshChecker(Checker):
             if not re.fullmatch(NAME, name):
                 said = f"{name!r} cannot name a peer: a small letter, then small letters, digits, '_' or '-'"
                 self.fault(("agents", name), said, key=True)
+            elif name in PATHS or name == file.name:
+                self.fault(
+                    ("agents", name), f"a peer cannot be called {name!r}: the address means something else", key=True
+                )
             self.address(("agents", name, "card"), peer.card)
+            if peer.jwks is not None:
+                self.address(("agents", name, "jwks"), peer.jwks)
         self.mcp(file)
         scheme = file.store.partition("://")[0]
         if scheme not in ("sqlite", "postgresql"):

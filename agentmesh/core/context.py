@@ -32,6 +32,7 @@ class Context:
         notify: Callable[[str], None] = lambda _: None,
         caller: Caller = NOBODY,
         changed: Changed = lambda *_: None,
+        artifact: Callable[[Mapping[str, Any], bool], None] | None = None,
     ) -> None:
         self.key = key
         """The idempotency key: the same for every attempt of one step of one run (`RUN/PATH`)."""
@@ -47,6 +48,23 @@ class Context:
         self._notify = notify
         self._caller = caller
         self._changed = changed
+        self._artifact = artifact
+
+    def artifact(
+        self, ident: str, *parts: Mapping[str, Any], name: str = "", description: str = "", append: bool = False
+    ) -> None:
+        """Gives a piece of the run's result to whoever follows it (an A2A Artifact), before the step ends; recorded.
+
+        `parts`: A2A Parts as JSON, such as `{"text": ...}`, `{"data": ...}`, `{"raw": BASE64, "mediaType": ...}`. `append`: they follow
+        what there is under `ident`, else they take its place. A step that is made again gives its artifacts again. ValueError in a tool
+        that has no run.
+        """
+        if self._artifact is None:
+            raise ValueError("only a step of a run makes artifacts; a tool that passes through has none")
+        made: dict[str, Any] = {"artifactId": str(ident), "parts": [dict(part) for part in parts]}
+        made |= {"name": name} if name else {}
+        made |= {"description": description} if description else {}
+        self._artifact(made, append)
 
     def put(self, key: str, value: Any) -> None:
         """Keeps a JSON value for later runs; written in the transaction that completes the step, and not at all if it fails."""

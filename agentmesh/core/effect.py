@@ -71,12 +71,16 @@ def asks_model(workflow: Workflow, mesh: Mesh, seen: frozenset[str] = frozenset(
             return True
         if step.tool is not None and step.tool in mesh.tools and mesh.tools[step.tool].by_agent:
             return True
+        if step.agent is not None and step.agent.peer is not None:
+            return True
     return False
 
 
 def child_of(step: Step, mesh: Mesh) -> Workflow | None:
     """The workflow that does a step's work."""
     name = step.workflow
+    if step.agent is not None and step.agent.peer is not None:
+        return None
     if step.agent is not None and step.agent.skill is not None and step.agent.skill in mesh.skills:
         name = mesh.skills[step.agent.skill].workflow
     elif step.tool is not None and step.tool in mesh.tools:

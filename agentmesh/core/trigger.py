@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
@@ -9,12 +10,30 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from agentmesh.core.checker import Checker, World
 from agentmesh.core.document import Document, Path
 from agentmesh.core.inference import STRING, closest
+from agentmesh.core.mesh import Mesh
 from agentmesh.core.schedule import FORMS, five_fields, instants
 from agentmesh.core.schema import schema_faults, validator
-from agentmesh.core.scope import ERROR, closed
+from agentmesh.core.scope import ERROR, RUN_TYPES, closed
 from agentmesh.core.secret import secret_names
 from agentmesh.core.shape import Source
-from agentmesh.core.workflow import Schedule, WebhookTrigger, Workflow, seconds
+from agentmesh.core.workflow import A2aTrigger, Schedule, WebhookTrigger, Workflow, seconds
+
+MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/([a-z0-9!#$&^_.+-]+|\*)", re.IGNORECASE)
+"""RFC 6838 section 4.2; a pattern may end in `/*`."""
+PATHS = frozenset({"tasks", "v1", "message", "extendedagentcard", "rpc"})
+"""What stands below an A2A address already, so that no agent of a mesh may be called so."""
+
+
+def no_agent_name(name: str, mesh: Mesh) -> str | None:
+    """Why an agent of a mesh cannot be called this; None when it can."""
+    if name in PATHS:
+        return f"an agent cannot be called {name!r}: its address would mean something else in A2A"
+    if name == mesh.name:
+        return f"{name!r} is the mesh itself: leave `agent` out, or take another name"
+    if name in mesh.file.agents:
+        return f"{name!r} is an agent elsewhere, in `agents` of agentmesh.yaml: take another name"
+    return None
+
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """A moment to try cron lines at; any will do."""
@@ -41,8 +60,23 @@ class TriggerChecker(Checker):
             name.isascii() and name.replace(".", "").replace("-", "").replace("_", "").isalnum()
         ):
             self.fault(("on", "mcp", "name"), "a tool's name holds letters, digits, '_', '-' and '.'")
+        if workflow.on.a2a is not None:
+            self.a2a(("on", "a2a"), workflow, workflow.on.a2a)
         for i, schedule in enumerate(workflow.on.cron):
             self.schedule(("on", "cron", i), schedule, workflow)
+
+    def a2a(self, path: Path, workflow: Workflow, trigger: A2aTrigger) -> None:
+        if isinstance(trigger.reply, str):
+            types = {"input": self.world.sound(workflow.input), "context": RUN_TYPES["context"]}
+            self.expression((*path, "reply"), types, boolean=True)
+        if trigger.agent is not None and (said := no_agent_name(trigger.agent, self.world.mesh)):
+            self.fault((*path, "agent"), said)
+        for name, modes in (("input_modes", trigger.input_modes), ("output_modes", trigger.output_modes)):
+            if modes == ():
+                self.fault((*path, name), "must not be empty: leave it out for text and JSON", key=True)
+            for i, mode in enumerate(modes or ()):
+                if not MEDIA_TYPE.fullmatch(mode):
+                    self.fault((*path, name, i), f"{mode!r} is no media type such as text/plain or image/*")
 
     def on_failure(self, workflow: Workflow, name: str) -> None:
         workflows, path = self.world.mesh.workflows, ("on_failure",)

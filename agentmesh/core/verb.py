@@ -63,12 +63,12 @@ class VerbChecker(OutputChecker):
             return DYN
         message = self.template((*at, "message"), scope.names, facts=scope.facts)
         if agent.peer is not None:
-            self.fault(
-                (*at, "peer"),
-                f"`peer` is {NOT_BUILT}; a peer's skill is a tool, `tool: {agent.peer}.SKILL`, and `skill` names an agent of this mesh",
-                key=True,
-            )
-            return DYN
+            if problem := self.world.unknown("agents", agent.peer, self.world.mesh.file.agents):
+                self.fault((*at, "peer"), f"{problem}; agentmesh.yaml declares them: `agents: {{NAME: {{card: URL}}}}`")
+            if agent.skill is not None and "${{" in agent.skill:
+                self.template((*at, "skill"), scope.names, facts=scope.facts)
+                self.fault((*at, "skill"), f"a skill chosen by an expression is {NOT_BUILT}; use a switch")
+            return step.output if step.output is not None and self.schema((*path, "output")) else DYN
         skills = self.world.mesh.skills
         if agent.skill is None:
             self.fault(at, "'skill' is missing", key=True)

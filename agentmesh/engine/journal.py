@@ -124,6 +124,12 @@ class Journal:
         else:
             self._later(self)
 
+    def put_soon(self, *entries: Entry) -> None:
+        """Records entries when the event loop comes round; may be called where nothing can be waited for."""
+        self._held += entries
+        if self._later is not None:
+            self._later(self)
+
     async def flush(self, *, wait: bool = False) -> None:
         if not self._held and not self._held_puts and not wait:
             return

@@ -177,13 +177,23 @@ async def python(run: Execution, a: Attempt) -> Done:
     output, puts = await run.bench.tools.function(
         a.step.python, run.run.input if of_tool else given(a), key=a.key,
         state_scope=run.run.workflow if of_tool else f"workflow:{run.run.workflow}", run=run.run,
-        notify=lambda line: run.notice(f"{a.path}: {line}"), caller=RunCaller(run, a.path),
+        notify=lambda line: run.notice(f"{a.path}: {line}"), caller=RunCaller(run, a.path), artifact=_making(run, a),
     )  # fmt: skip
     if isinstance(output, Content):
         if output.is_error:
             raise Fail(text_of_blocks(output.blocks))
         output = output.value
     return Done(output, puts=puts, schema=a.step.output)
+
+
+def _making(run: Execution, a: Attempt) -> Callable[[Mapping[str, JSON], bool], None]:
+    """What records the artifacts that a function makes: each is on its way to the journal when the function goes on."""
+
+    def make(artifact: Mapping[str, JSON], append: bool) -> None:
+        payload: dict[str, JSON] = {"artifact": artifact, "append": True} if append else {"artifact": artifact}
+        run.journal.put_soon(Entry(Kind.STEP_ARTIFACT, a.path, a.number, payload))
+
+    return make
 
 
 async def tool(run: Execution, a: Attempt) -> Done:

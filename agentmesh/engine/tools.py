@@ -275,6 +275,7 @@ class Tools:
         run: Run | None = None,
         notify: Callable[[str], None] = lambda _: None,
         caller: Caller = NOBODY,
+        artifact: Callable[[Mapping[str, Any], bool], None] | None = None,
     ) -> tuple[Any, dict[tuple[str, str], Any]]:
         """Calls an installed function: its result as JSON (or Content), and the values it wants kept."""
         function = self._resolved.get(name) or await self._resolve(name)
@@ -284,7 +285,7 @@ class Tools:
             key=key, folder=self._mesh.folder, run_id=None if run is None else run.id,
             state=await self._store.scan(state_scope),
             message=None if run is None else run.message, notify=from_thread(notify), caller=ThreadSafe(caller),
-            changed=from_thread(self._changes.publish),
+            changed=from_thread(self._changes.publish), artifact=None if artifact is None else _checked(from_thread(artifact), name),
         )  # fmt: skip
         result = await call_function(function, context, arguments, self._threads)
         return _kept(result, name), {
@@ -365,6 +366,15 @@ async def _elicited(elicit: Mapping[str, Elicit], call: ToolCall) -> dict[str, A
             )
         arguments[key] = answer.get("content", {})
     return arguments
+
+
+def _checked(tell: Callable[..., None], name: str) -> Callable[[Mapping[str, Any], bool], None]:
+    """Fail in the function itself when an artifact that it makes is no JSON."""
+
+    def make(artifact: Mapping[str, Any], append: bool) -> None:
+        tell(as_json(artifact, f"an artifact of {name}"), append)
+
+    return make
 
 
 def _kept(result: Any, name: str) -> Any:

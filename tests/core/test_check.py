@@ -115,7 +115,7 @@ def test_a_fault_in_a_step_is_told(tmp_path: Path, steps: str, says: str) -> Non
     assert all(f.file == "workflows/w.yaml" and f.line >= 4 for f in found)
 
 
-NOT_BUILT = ["- {id: a, agent: {peer: b, message: x}}", "- {id: a, agent: {skill: '${{ input.text }}', message: x}}"]
+NOT_BUILT = ["- {id: a, agent: {skill: '${{ input.text }}', message: x}}"]
 
 
 @pytest.mark.parametrize("steps", NOT_BUILT)
@@ -289,3 +289,39 @@ def test_a_workflow_that_starts_itself_for_ever_is_a_fault(tmp_path: Path) -> No
         "workflows/a.yaml": f"name: a\nsteps: [{agent % ', if: run.source != 12.0'}]\n".replace("12.0", "'step'"),
     }
     assert faults(tmp_path, guarded) == []
+
+
+PEERS = MESH + "agents: {billing: {card: 'https://billing.example.com/card.json'}}\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"agentmesh.yaml": MESH + "agents: {tasks: {card: 'https://x.example.com'}}\n"}, "a peer cannot be called 'tasks'"),
+        ({"agentmesh.yaml": PEERS, **flow("- {id: a, agent: {peer: biling, message: x}}")}, "did you mean 'billing'?"),
+        ({"agentmesh.yaml": PEERS, **flow("- {id: a, set: 1}", head="on: {a2a: {agent: billing}}\n")}, "is an agent elsewhere"),
+        (flow("- {id: a, set: 1}", head="on: {a2a: {agent: acme}}\n"), "is the mesh itself"),
+        (flow("- {id: a, set: 1}", head="on: {a2a: {agent: tasks}}\n"), "its address would mean something else"),
+        (flow("- {id: a, set: 1}", head="on: {a2a: {reply: input.text}}\n"), "must be true or false, this is text"),
+        (flow("- {id: a, set: 1}", head="on: {a2a: {reply: 'context.message.txt == \"\"'}}\n"), "has no 'txt'; did you mean"),
+        (flow("- {id: a, set: 1}", head="on: {a2a: {input_modes: [picture]}}\n"), "is no media type"),
+        (
+            {
+                "agentmesh.yaml": PEERS,
+                **flow(
+                    "- {id: a, agent: {peer: billing, message: x}}\n"
+                    "- {id: b, http: {method: POST, url: 'https://x.example.com', json: '${{ steps.a.output }}'}}"
+                ),
+            },
+            "an agent elsewhere, 'billing',",
+        ),
+        (
+            flow("- {id: b, http: {method: POST, url: 'https://x.example.com', json: '${{ context.messages }}'}}"),
+            "in an earlier task of the context",
+        ),
+    ],
+)  # fmt: skip
+def test_a_fault_about_agents_is_told(tmp_path: Path, files: dict[str, str], says: str) -> None:
+    """Names that addresses take, peers that are not there, and what agents said acting by itself."""
+    found = faults(tmp_path, files)
+    assert [f.message for f in found if says in f.message], found
