@@ -25,6 +25,7 @@ from agentmesh.cli import (
     people,
     policies,
     project,
+    push,
     runs,
     schedules,
     serve,
@@ -81,6 +82,7 @@ app.add_typer(agents.app, name="agents")
 app.add_typer(models.app, name="models")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(policies.app, name="policies")
+app.add_typer(push.app, name="push")
 app.command("test")(test.run_cases)
 app.add_typer(mcp.app, name="mcp")
 app.command("backup")(backup.backup)

@@ -37,6 +37,7 @@ from agentmesh.engine import Engine
 from agentmesh.errors import InvalidInput, NotFound, PolicyDenied
 from agentmesh.http import shapes
 from agentmesh.http.api_history import history_routes
+from agentmesh.http.api_push import push_routes
 from agentmesh.http.api_sources import source_routes
 from agentmesh.http.api_waiting import waiting_routes
 from agentmesh.http.asker import Asker, answer, ok
@@ -118,6 +119,7 @@ def build_api(
     waiting_routes(app, engine)
     history_routes(app, engine)
     source_routes(app, engine)
+    push_routes(app, engine)
 
     if shutdown is not None and token:
         stop = shutdown
