@@ -112,6 +112,11 @@ def show(run_id: RunId = None, mesh: Mesh = None, as_json: Json = False) -> None
         return
     begun = ago(found.get("created_at"))
     print(f"{found['id']}  {found['workflow']}  {found['state']}  from {found.get('source')}, {begun}")
+    if found.get("route"):
+        print(f"goes to {found['route'].get('agent') or 'this mesh'}: {found['route'].get('reason')}")
+    for step in found.get("steps") or ():
+        if step.get("task"):
+            print(f"{step['path']} is task {step['task'].get('task')} of {step['task'].get('peer')}")
     if found.get("steps"):
         print()
         print_table(("STEP", "VERB", "STATE", "ATTEMPT", "TOOK", ""), [_row(step) for step in found["steps"]], "")

@@ -56,6 +56,8 @@ class Agents:
         self._guard = guard
         self._sources = sources
         self._router = router
+        self._elsewhere: tuple[tuple[Agent, ...], frozenset[str]] = ((), frozenset())
+        """The agents elsewhere, and the ids of all their skills."""
         self._own: tuple[int, Mapping[str | None, Agent]] = (-1, {})
         """The mesh's own agents by name, None the mesh itself; and the revision they are of."""
 

@@ -77,6 +77,8 @@ class StepShape(BaseModel):
     usage: UsageShape
     model: str | None = None
     child: str | None = None
+    task: dict[str, Any] | None = None
+    """{peer, task, context} of the agent elsewhere that does the work."""
     waiting: dict[str, Any] | None = None
     started_at: float | None = None
     ended_at: float | None = None
@@ -119,6 +121,10 @@ class RunShape(BaseModel):
     steps: list[StepShape]
     cancel_requested: bool
     seq: int
+    route: dict[str, Any] | None = None
+    """Who took the message and why, when that had to be chosen: {agent, skill, reason, score, others}."""
+    artifacts: list[dict[str, Any]] | None = None
+    """A2A Artifacts beside the output."""
 
 
 class HeadShape(RunShape):
@@ -307,6 +313,8 @@ def run_to_json(run: Run) -> dict[str, Any]:
         "created_at": run.created_at, "updated_at": run.updated_at, "usage": _usage(run.usage),
         "steps": [_step(step) for step in run.steps.values()],
         "cancel_requested": run.cancel_requested, "seq": run.seq,
+        **({} if run.route is None else {"route": dict(run.route)}),
+        **({} if not run.artifacts else {"artifacts": [dict(one) for one in run.artifacts.values()]}),
     }  # fmt: skip
 
 
@@ -370,7 +378,7 @@ def _step(step: StepRun) -> dict[str, Any]:
         "path": step.path, "verb": step.verb, "state": step.state.value, "attempt": step.attempt, "why": str(step.why),
         "output": step.output, "error": _plain(step.error), "verdicts": [dict(v) for v in step.verdicts],
         "usage": _usage(step.usage), "model": step.model, "child": step.child,
-        "waiting": _plain(step.waiting),
+        "waiting": _plain(step.waiting), **({} if step.task is None else {"task": dict(step.task)}),
         "started_at": step.started_at, "ended_at": step.ended_at,
         "attempts": [entry_to_json(entry) for entry in step.attempts],
     }  # fmt: skip
