@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agentmesh import __version__
-from agentmesh.a2a.convert import ANSWER_EXTENSION, EXTENSION, JSON_TYPE, SIGNAL_EXTENSION, TEXT
-from agentmesh.core.agent import Skill
+from agentmesh.a2a.convert import ANSWER_EXTENSION, EXTENSION, SIGNAL_EXTENSION
+from agentmesh.core.agent import JSON_TYPE, TEXT, Skill
 from agentmesh.core.json_text import write_json
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.policy import Principal

@@ -1,140 +1,75 @@
-"""Core nouns as A2A 1.0 types and back, and every error as A2A's, decided in one place: `to_a2a_error`."""
+"""Core nouns as A2A 1.0 and back.
+
+What goes out is JSON in the protocol's spelling (ProtoJSON, A2A 1.0.1 section 5.5), since that is what JSON-RPC, HTTP+JSON and
+push notifications send and what journals keep; `handler.py` makes SDK messages of it for the bindings that need them. What comes
+in is SDK messages, which have checked every type.
+"""
 
 from __future__ import annotations
 
+import base64
 import logging
-import uuid
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
-from a2a.server.jsonrpc_models import JSONRPCError
-from a2a.server.request_handlers.response_helpers import EXCEPTION_MAP
 from a2a.types import a2a_pb2 as pb
-from a2a.utils.errors import (
-    A2A_ERROR_MAPPING,
-    JSON_RPC_ERROR_CODE_MAP,
-    A2AError,
-    ContentTypeNotSupportedError,
-    ErrorMapping,
-    InternalError,
-    InvalidParamsError,
-    TaskNotCancelableError,
-    TaskNotFoundError,
-    UnsupportedOperationError,
-)
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
-from google.protobuf.struct_pb2 import Value
+from a2a.utils.errors import InvalidParamsError
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from agentmesh.core.agent import Message, Part
+from agentmesh.a2a.errors import cut
+from agentmesh.core.agent import JSON_TYPE, PEER, ROUTE, TEXT, Message, Part
 from agentmesh.core.json_text import MAX_EXACT, write_json
 from agentmesh.core.question import Question, questions
 from agentmesh.core.run import JSON, Run, RunState, StepState
 from agentmesh.engine.replies import hint
-from agentmesh.errors import (
-    CallerError,
-    Conflict,
-    InvalidInput,
-    MeshError,
-    NotBuilt,
-    NotFound,
-    PolicyDenied,
-    StoreError,
-    TooLarge,
-)
 
 log = logging.getLogger(__name__)
 
-EXTENSION = "urn:agentmesh:a2a:skill:1"
+EXTENSION: Final = "urn:agentmesh:a2a:skill:1"
 """URI of the extension by which a message names its skill: its key in `metadata`. The bare key `skill` is read too."""
-ANSWER_EXTENSION = "urn:agentmesh:a2a:answer:1"
+ANSWER_EXTENSION: Final = "urn:agentmesh:a2a:answer:1"
 """URI of the extension by which a message to a task names the question it answers, {question, digest}."""
-SIGNAL_EXTENSION = "urn:agentmesh:a2a:signal:1"
+SIGNAL_EXTENSION: Final = "urn:agentmesh:a2a:signal:1"
 """URI of the extension by which a message to a task is a signal, {name, value, key}."""
-ARTIFACT = "output"
-"""artifactId of a task's one artifact."""
-MESSAGE = 2000
-"""Longest error message, in characters."""
-CONTEXT = 512
-"""Longest contextId of a client's own, in characters: every run of the conversation is kept and found by it."""
-TEXT, JSON_TYPE = "text/plain", "application/json"
+ARTIFACT: Final = "output"
+"""artifactId of the one artifact of a task whose result is a value."""
+CONTEXT: Final = 512
+"""Longest contextId, messageId or signal's key of a client's own, in characters: runs are kept and found by them."""
+LEVELS: Final = 30
+"""Deepest nesting of a value that goes out as data: protobuf's readers stop at a hundred messages, three for each object."""
 
-STATES: Mapping[RunState, pb.TaskState] = {
-    RunState.SUBMITTED: pb.TASK_STATE_SUBMITTED,
-    RunState.WORKING: pb.TASK_STATE_WORKING,
-    RunState.INPUT_REQUIRED: pb.TASK_STATE_INPUT_REQUIRED,
-    RunState.AUTH_REQUIRED: pb.TASK_STATE_AUTH_REQUIRED,
-    RunState.COMPLETED: pb.TASK_STATE_COMPLETED,
-    RunState.FAILED: pb.TASK_STATE_FAILED,
-    RunState.CANCELED: pb.TASK_STATE_CANCELED,
-    RunState.REJECTED: pb.TASK_STATE_REJECTED,
-}
-RUN_STATES: Mapping[int, RunState] = {wire: state for state, wire in STATES.items()}
+STATES: Final[Mapping[RunState, str]] = {state: f"TASK_STATE_{state.name}" for state in RunState}
+RUN_STATES: Final[Mapping[int, RunState]] = {pb.TaskState.Value(wire): state for state, wire in STATES.items()}
+_ROLES: Final = {"agent": "ROLE_AGENT", "ROLE_AGENT": "ROLE_AGENT"}
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/]*={0,2}|[A-Za-z0-9_-]*={0,2}")
 
 
-class PermissionDeniedError(A2AError):
-    """A policy says no. A2A names no error for it; HTTP and gRPC do, and JSON-RPC leaves -32000 to servers."""
-
-    message = "Permission denied"
-
-
-class UnavailableError(A2AError):
-    """The mesh cannot serve anybody now; its store fails, for one. A2A names no error for it; HTTP and gRPC do."""
-
-    message = "Unavailable"
-
-
-A2A_ERROR_MAPPING[UnavailableError] = ErrorMapping(503, "UNAVAILABLE", "UNAVAILABLE")
-JSON_RPC_ERROR_CODE_MAP[UnavailableError] = -32050
-EXCEPTION_MAP[UnavailableError] = JSONRPCError
-A2A_ERROR_MAPPING[PermissionDeniedError] = ErrorMapping(403, "PERMISSION_DENIED", "PERMISSION_DENIED")
-JSON_RPC_ERROR_CODE_MAP[PermissionDeniedError] = -32000
-EXCEPTION_MAP[PermissionDeniedError] = JSONRPCError
-
-ERRORS: tuple[tuple[type[MeshError], type[A2AError]], ...] = (
-    (InvalidInput, InvalidParamsError),
-    (NotFound, InvalidParamsError),
-    (PolicyDenied, PermissionDeniedError),
-    (TooLarge, InvalidParamsError),
-    (Conflict, UnsupportedOperationError),
-    (NotBuilt, UnsupportedOperationError),
-    (CallerError, InvalidParamsError),
-)
-"""The first class that fits decides; what is not the caller's fault is an InternalError."""
-TASK_ERRORS: Mapping[type[MeshError], type[A2AError]] = {NotFound: TaskNotFoundError, Conflict: TaskNotCancelableError}
-"""The same where the request named a task."""
-
-
-def to_a2a_error(error: Exception, *, task: bool = False) -> A2AError:
-    """An error as A2A has it. `task`: the request named one.
-
-    What is not the caller's is logged with an id, and only that goes out.
-    """
-    if isinstance(error, A2AError):
-        return error
-    if isinstance(error, CallerError):
-        kind = TASK_ERRORS.get(type(error)) if task else None
-        kind = kind or next(wire for ours, wire in ERRORS if isinstance(error, ours))
-        return kind(message=cut(error.message), data={"code": error.code, **_strings(error.data)})
-    if isinstance(error, StoreError):
-        log.warning("answered that the mesh is unavailable: %s", error.message)
-        return UnavailableError(message=f"{cut(error.message)}; try again in a moment", data={"code": error.code})
-    incident = str(uuid.uuid4())
-    log.error("A2A request failed, id %s", incident, exc_info=error)
-    said = error.message if isinstance(error, MeshError) else "the server failed at this"
-    return InternalError(message=f"{said}; its log says more under id {incident}", data={"id": incident})
+# Out
 
 
 def to_task(
     run: Run, *, history_length: int | None = None, accepted: Sequence[str] = (), artifacts: bool = True
-) -> pb.Task:
+) -> dict[str, Any]:
     """A run as a task. `accepted`: the media types that the client takes, all when empty."""
-    task = pb.Task(id=run.id, context_id=context_of(run), status=to_status(run))
-    if run.message is not None and history_length != 0:
-        task.history.append(to_message(run, run.message))
-    if artifacts and run.state is RunState.COMPLETED:
-        task.artifacts.append(to_artifact(run.output, accepted))
+    task: dict[str, Any] = {"id": run.id, "contextId": context_of(run), "status": to_status(run)}
+    if artifacts and (made := artifacts_of(run, accepted)):
+        task["artifacts"] = made
+    if history_length != 0:
+        said = [run.message, *run.messages] if run.message is not None else [*run.messages]
+        history = [to_message(run, one) for one in (said if history_length is None else said[-history_length:])]
+        if history:
+            task["history"] = history
+    if run.route is not None:
+        task["metadata"] = {ROUTE: to_route(run.route)}
     return task
+
+
+def to_route(route: Mapping[str, Any]) -> dict[str, Any]:
+    """Who took the message, and why. Who else there is stays unsaid: the caller may not see them all."""
+    return {key: route.get(key) for key in ("agent", "skill", "reason", "score")}
 
 
 def context_of(run: Run) -> str:
@@ -142,32 +77,49 @@ def context_of(run: Run) -> str:
     return run.context_id or run.id
 
 
-def to_status(run: Run, line: str | None = None, ident: str | None = None) -> pb.TaskStatus:
-    """The status of a task, with `line` (else what the run's state means) as its message."""
-    return pb.TaskStatus(
-        state=STATES[run.state],
-        timestamp=to_timestamp(run.updated_at or run.created_at),
-        message=pb.Message(
-            message_id=ident or f"{run.id}.{run.seq}",
-            role=pb.ROLE_AGENT,
-            task_id=run.id,
-            context_id=context_of(run),
-            parts=_parts(run, line),
-        ),
-    )
+def to_status(run: Run, line: str | None = None, ident: str | None = None) -> dict[str, Any]:
+    """The status of a task: with the message of whoever does it where it gave one, else with `line`, or what its state means."""
+    message = said_of(run)
+    if message is None:
+        message = {
+            "messageId": ident or f"{run.id}.{run.seq}", "contextId": context_of(run), "taskId": run.id,
+            "role": "ROLE_AGENT", "parts": _words_of(run, line),
+        }  # fmt: skip
+    stamp = to_timestamp(run.updated_at or run.created_at)
+    return {"state": STATES[run.state], "message": message, "timestamp": stamp}
 
 
-def _parts(run: Run, line: str | None) -> list[pb.Part]:
+def said_of(run: Run) -> dict[str, Any] | None:
+    """The message that an agent elsewhere gave the state that the run is in; what it asks can be answered by name."""
+    said: Mapping[str, Any] | None = run.said
+    if said is None or not said.get("message") or said.get("state") != run.state.value or not is_relayed(run):
+        return None
+    message = to_message(run, {**said["message"], "role": "agent"})
+    if not message["parts"]:
+        return None
+    asked = questions(run) if run.state is RunState.INPUT_REQUIRED else []
+    if len(asked) == 1:
+        bound = {ANSWER_EXTENSION: {"question": asked[0].id, "digest": asked[0].digest}}
+        message["metadata"] = {**message.get("metadata", {}), **bound}
+    return message
+
+
+def is_relayed(run: Run) -> bool:
+    """Whether the task is one of an agent elsewhere."""
+    return run.workflow.startswith(PEER)
+
+
+def _words_of(run: Run, line: str | None) -> list[dict[str, Any]]:
     """The status in words; of a task that waits for its client, what it asks, as text and as data."""
     asked = questions(run) if run.state is RunState.INPUT_REQUIRED else []
     if not asked:
-        return [pb.Part(text=line or say(run), media_type=TEXT)]
-    parts = [pb.Part(text="\n\n".join(_words(question) for question in asked), media_type=TEXT)]
+        return [{"text": line or say(run), "mediaType": TEXT}]
+    parts: list[dict[str, Any]] = [{"text": "\n\n".join(_words(one) for one in asked), "mediaType": TEXT}]
     for question in asked:
         data = {name: value for name, value in question.to_json().items() if name != "run"}
-        try:
-            parts.append(pb.Part(data=ParseDict(_doubles({"question": data}), Value()), media_type=JSON_TYPE))
-        except (ParseError, RecursionError):
+        if (held := _holdable({"question": data})) is not None:
+            parts.append({"data": held, "mediaType": JSON_TYPE})
+        else:
             log.warning("a question that shows what is nested deeper than protobuf reads goes out as text only")
     return parts
 
@@ -185,29 +137,51 @@ def say(run: Run) -> str:
         case RunState.SUBMITTED:
             return "accepted, waiting for a worker"
         case RunState.WORKING:
-            busy = [step.path for step in run.steps.values() if step.state is StepState.RUNNING]
+            busy = [] if is_relayed(run) else [s.path for s in run.steps.values() if s.state is StepState.RUNNING]
             return f"working on {', '.join(busy[:5])}" if busy else "working"
         case RunState.FAILED | RunState.REJECTED:
             error = run.error or {}
-            where = f" at {error['path']}" if error.get("path") else ""
+            where = f" at {error['path']}" if error.get("path") and not is_relayed(run) else ""
             return f"{run.state.value}{where}: {error.get('message') or 'no reason was recorded'}"
+        case RunState.AUTH_REQUIRED:
+            return "waits for somebody to log in with the agent that does it"
         case _:
             return run.state.value.replace("_", " ")
 
 
-def to_artifact(output: JSON, accepted: Sequence[str] = ()) -> pb.Artifact:
-    """A run's output: the same JSON as text and as data."""
-    parts = []
-    if accepts(accepted, TEXT):
-        parts.append(pb.Part(text=write_json(output).decode(), media_type=TEXT))
-    if accepts(accepted, JSON_TYPE):
-        try:
-            data = ParseDict(_doubles(output), Value())
-        except (ParseError, RecursionError):
+def artifacts_of(run: Run, accepted: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What the run has made; when that is a value, one artifact of it once it is there."""
+    if run.artifacts:
+        return [to_artifact(artifact) for artifact in run.artifacts.values()]
+    if run.state is not RunState.COMPLETED or (is_relayed(run) and said_of(run) is not None):
+        return []
+    return [output_artifact(run.output, accepted)]
+
+
+def output_artifact(output: JSON, accepted: Sequence[str] = ()) -> dict[str, Any]:
+    """A run's output: the same value as text and as data."""
+    return {"artifactId": ARTIFACT, "name": ARTIFACT, "parts": _parts_of(output, accepted)}
+
+
+def _parts_of(output: JSON, accepted: Sequence[str]) -> list[dict[str, Any]]:
+    text = {"text": output if isinstance(output, str) else write_json(output).decode(), "mediaType": TEXT}
+    parts = [text] if accepts(accepted, TEXT) else []
+    if accepts(accepted, JSON_TYPE) or not parts:
+        data = _holdable(output)
+        if data is None and output is not None:
             log.warning("an output nested deeper than protobuf reads goes out as text only")
-        else:
-            parts.append(pb.Part(data=data, media_type=JSON_TYPE))
-    return pb.Artifact(artifact_id=ARTIFACT, name=ARTIFACT, parts=parts)
+            return [text]
+        parts.append({"data": data, "mediaType": JSON_TYPE})
+    return parts
+
+
+def to_artifact(artifact: Mapping[str, Any]) -> dict[str, Any]:
+    """An artifact as it stands in a journal."""
+    return {
+        **{key: artifact[key] for key in ("artifactId", "name", "description") if artifact.get(key)},
+        "parts": [to_part(part) for part in artifact.get("parts") or ()],
+        **_about(artifact),
+    }
 
 
 def accepts(accepted: Sequence[str], media_type: str) -> bool:
@@ -216,67 +190,143 @@ def accepts(accepted: Sequence[str], media_type: str) -> bool:
     return not ranges or bool(ranges & {media_type, f"{media_type.partition('/')[0]}/*", "*/*"})
 
 
-def to_message(run: Run, message: Mapping[str, Any]) -> pb.Message:
-    """The message that started a run, as it stands in the task's history."""
-    wire = pb.Message(
-        message_id=str(message.get("messageId", "")),
-        role=pb.ROLE_AGENT if message.get("role") == "agent" else pb.ROLE_USER,
-        task_id=run.id,
-        context_id=context_of(run),
-    )
-    for part in message.get("parts") or ():
-        if part.get("text") is not None:
-            wire.parts.append(pb.Part(text=part["text"]))
-        else:
-            wire.parts.append(pb.Part())
-            ParseDict(_doubles(part.get("data")), wire.parts[-1].data)
-    if message.get("metadata"):
-        ParseDict(_doubles(dict(message["metadata"])), wire.metadata)
-    return wire
+def to_message(run: Run, message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of a task, as it is kept, in the task's own context."""
+    found: dict[str, Any] = {
+        "messageId": str(message.get("messageId") or f"{run.id}.{run.seq}"),
+        "contextId": context_of(run),
+        "taskId": run.id,
+        "role": _ROLES.get(str(message.get("role")), "ROLE_USER"),
+        "parts": [to_part(part) for part in message.get("parts") or ()],
+        **_about(message),
+    }
+    if message.get("referenceTaskIds"):
+        found["referenceTaskIds"] = list(message["referenceTaskIds"])
+    return found
 
 
-def from_message(wire: pb.Message, context_id: str) -> Message:
-    """A message from the wire. `context_id`: for a message that names none."""
-    if len(wire.context_id) > CONTEXT or "\0" in wire.context_id:
-        raise InvalidParamsError(f"message.contextId may have {CONTEXT} characters, and no NUL")
+def to_reply(run: Run, accepted: Sequence[str] = ()) -> dict[str, Any]:
+    """What a run was answered by that is answered by a message: there is no task to it, only a context."""
+    said: Mapping[str, Any] = run.said or {}
+    if is_relayed(run) and said.get("message"):
+        message = to_message(run, {**said["message"], "role": "agent"})
+    else:
+        text = isinstance(run.output, str) and accepts(accepted, TEXT)
+        parts = [{"text": run.output, "mediaType": TEXT}] if text else _parts_of(run.output, accepted)
+        message = to_message(run, {"messageId": f"{run.id}.reply", "role": "agent", "parts": parts})
+    del message["taskId"]
+    return message
+
+
+def _about(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What messages and artifacts carry beside their content."""
+    found: dict[str, Any] = {}
+    if kept.get("metadata"):
+        found["metadata"] = _doubles(dict(kept["metadata"]))
+    if kept.get("extensions"):
+        found["extensions"] = list(kept["extensions"])
+    return found
+
+
+def to_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A part as it is kept; its first content counts."""
+    found: dict[str, Any] = {}
+    for content in ("text", "raw", "url"):
+        if part.get(content) is not None:
+            found[content] = part[content]
+            break
+    else:
+        found["data"] = _doubles(part.get("data"))
+    for name in ("filename", "mediaType"):
+        if part.get(name):
+            found[name] = part[name]
+    if part.get("metadata"):
+        found["metadata"] = _doubles(dict(part["metadata"]))
+    return found
+
+
+def to_timestamp(seconds: float) -> str:
+    """Microseconds, as far as a double keeps them (section 5.6.1)."""
+    micros = int(seconds * 1e6)
+    whole = datetime.fromtimestamp(micros // 1_000_000, UTC)
+    return f"{whole:%Y-%m-%dT%H:%M:%S}.{micros % 1_000_000:06d}Z"
+
+
+# In
+
+
+def from_timestamp(stamp: Timestamp) -> float:
+    return float(stamp.seconds + stamp.nanos / 1e9)
+
+
+def from_message(wire: pb.Message) -> Message:
+    """A message from the wire."""
+    for name, ident in (("contextId", wire.context_id), ("messageId", wire.message_id)):
+        if len(ident) > CONTEXT or "\0" in ident:
+            raise InvalidParamsError(f"message.{name} may have {CONTEXT} characters, and no NUL")
+    if wire.role == pb.ROLE_AGENT:
+        raise InvalidParamsError("message.role is ROLE_AGENT; what a client sends is of ROLE_USER")
     return Message(
         message_id=wire.message_id,
-        role="agent" if wire.role == pb.ROLE_AGENT else "user",
+        role="user",
         parts=[_from_part(part, index) for index, part in enumerate(wire.parts)],
-        context_id=wire.context_id or context_id,
+        context_id=wire.context_id or None,
         task_id=wire.task_id or None,
-        metadata=_integers(MessageToDict(wire.metadata)),
+        metadata=_integers(MessageToDict(wire.metadata)) if wire.HasField("metadata") else {},
+        extensions=tuple(wire.extensions),
+        reference_task_ids=tuple(wire.reference_task_ids),
     )
 
 
 def _from_part(part: pb.Part, index: int) -> Part:
-    media_type = part.media_type.partition(";")[0].strip().lower()
-    match part.WhichOneof("content"):
-        case "text" if media_type in ("", JSON_TYPE) or media_type.startswith("text/"):
-            return Part(text=part.text, media_type=part.media_type or None)
-        case "data" if media_type in ("", JSON_TYPE) or media_type.endswith("+json"):
-            return Part(data=_integers(MessageToDict(part.data)), media_type=part.media_type or None)
-        case None:
-            raise InvalidParamsError(f"message.parts[{index}] is empty; give it `text` or `data`")
-        case content:
-            what = part.media_type or content
-            raise ContentTypeNotSupportedError(
-                f"message.parts[{index}] is {what}; this agent takes `text` parts of text and `data` parts of JSON"
-            )
+    content = part.WhichOneof("content")
+    if content is None:
+        raise InvalidParamsError(f"message.parts[{index}] is empty; give it one of text, data, raw and url")
+    media_type, filename = part.media_type or None, part.filename or None
+    metadata = _integers(MessageToDict(part.metadata)) if part.HasField("metadata") else {}
+    match content:
+        case "text":
+            return Part(text=part.text, media_type=media_type, filename=filename, metadata=metadata)
+        case "raw":
+            raw = base64.b64encode(part.raw).decode()
+            return Part(raw=raw, media_type=media_type, filename=filename, metadata=metadata)
+        case "url":
+            return Part(url=part.url, media_type=media_type, filename=filename, metadata=metadata)
+    data = _integers(MessageToDict(part.data))
+    return Part(data=data, media_type=media_type, filename=filename, metadata=metadata)
+
+
+def is_base64(text: str) -> bool:
+    """Whether a JSON reader of protobuf can take it for bytes (either alphabet, with or without padding), and nothing stands between."""
+    bare = text.rstrip("=")
+    return _BASE64.fullmatch(text) is not None and len(bare) % 4 != 1 and (bare == text or len(text) % 4 == 0)
 
 
 def skill_of(sources: Iterable[Mapping[str, Any]]) -> str | None:
     """The skill that the metadata of a message or its request names."""
+    return next((skill for skill, _ in _named(sources) if skill is not None), None)
+
+
+def tags_of(sources: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The tags of a skill that the extension's metadata names instead of one."""
+    return next((tags for _, tags in _named(sources) if tags), ())
+
+
+def _named(sources: Iterable[Mapping[str, Any]]) -> list[tuple[str | None, tuple[str, ...]]]:
+    found = []
     for metadata in sources:
         for key in (EXTENSION, "skill"):
-            named = metadata.get(key)
+            named: Any = metadata.get(key)
+            tags: Any = []
             if isinstance(named, Mapping):
-                named = named.get("skill")
-            if isinstance(named, str) and named:
-                return named
-            if named is not None:
-                raise InvalidParamsError(f"metadata[{key!r}] must be the id of a skill as a string")
-    return None
+                named, tags = named.get("skill"), named.get("tags") or []
+            fits = named is None or (isinstance(named, str) and named != "")
+            if not fits or not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+                raise InvalidParamsError(
+                    f"metadata[{key!r}] must be the id of a skill as a string, or {{skill, tags}} with a list of strings"
+                )
+            found.append((named, tuple(tags)))
+    return found
 
 
 def answer_of(metadata: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -293,9 +343,9 @@ def signal_of(metadata: Mapping[str, Any]) -> tuple[str, JSON, str | None] | Non
     """(name, value, key) of the signal that a message is; None when it is none."""
     if SIGNAL_EXTENSION not in metadata:
         return None
-    given = metadata[SIGNAL_EXTENSION]
-    name = given.get("name") if isinstance(given, Mapping) else None
-    key = given.get("key") if isinstance(given, Mapping) else None
+    named = metadata[SIGNAL_EXTENSION]
+    given: Mapping[str, Any] = named if isinstance(named, Mapping) else {}
+    name, key = given.get("name"), given.get("key")
     if not isinstance(name, str) or not name or not isinstance(key, str | None) or len(key or "") > CONTEXT:
         raise InvalidParamsError(
             f"metadata[{SIGNAL_EXTENSION!r}] must be an object with a name, and with a value and a key if need be"
@@ -305,14 +355,7 @@ def signal_of(metadata: Mapping[str, Any]) -> tuple[str, JSON, str | None] | Non
     return name, given.get("value"), key
 
 
-def to_timestamp(seconds: float) -> Timestamp:
-    """Microseconds, as far as a double keeps them."""
-    micros = int(seconds * 1e6)
-    return Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000)
-
-
-def from_timestamp(stamp: Timestamp) -> float:
-    return float(stamp.seconds + stamp.nanos / 1e9)
+# Numbers
 
 
 def _integers(value: JSON) -> JSON:
@@ -337,11 +380,17 @@ def _doubles(value: JSON) -> JSON:
     return value
 
 
-def cut(message: str) -> str:
-    """A sentence that quotes what the caller sent does not send it all back."""
-    return message if len(message) <= MESSAGE else message[: MESSAGE - 1] + "…"
-
-
-def _strings(data: Mapping[str, Any]) -> dict[str, Any]:
-    """ErrorInfo metadata is a map of strings (google.rpc.ErrorInfo)."""
-    return {key: item if isinstance(item, str) else write_json(item).decode() for key, item in data.items()}
+def _holdable(value: JSON) -> JSON:
+    """The same of a value that may be nested deeper than protobuf reads; None when it is."""
+    level, depth = [value], 0
+    while level:
+        if depth > LEVELS:
+            return None
+        level = [
+            member
+            for item in level
+            if isinstance(item, (dict, list, tuple))
+            for member in (item.values() if isinstance(item, dict) else item)
+        ]
+        depth += 1
+    return _doubles(value)
