@@ -21,10 +21,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence, Sized
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Sized
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -107,12 +108,13 @@ async def open_app(
     settings: Settings, mesh: Mesh, *,
     token: str | None = None, shutdown: Callable[[], None] | None = None, watch: FolderWatch | None = None,
     clock: Callable[[], float] = time.time, rng: random.Random | None = None,
-    leaving: list[Callable[[], None]] | None = None,
+    leaving: list[Callable[[], None]] | None = None, grpc: socket.socket | None = None,
 ) -> AsyncIterator[ASGIApp]:  # fmt: skip
     """The whole mesh, running: yields the ASGI application. Leaving gives unfinished runs back and stops the models.
 
     `settings.port` is the port that clients see. `watch`: tells when the files are to be read again; None: nobody does.
-    `leaving` is given what ends the streams that clients listen on, for a server that stops. MeshError when the store cannot be opened.
+    `leaving` is given what ends the streams that clients listen on, for a server that stops. `grpc`: holds the port of A2A over gRPC until
+    it is listened on; None: there is none. MeshError when the store cannot be opened.
     """
     url = mesh.file.url or address(settings)
     mcp, a2a, api = Late(), Late(), Late()
@@ -133,15 +135,17 @@ async def open_app(
                     engine, settings, base_url=url, token=token, shutdown=shutdown
                 )
             )
-            routes = (await _import("agentmesh.a2a.server")).build_a2a(engine, settings, url)
-            a2a.give(Starlette(routes=routes, exception_handlers=HANDLERS))
-            card = await _import("agentmesh.a2a.card")
-            engine.resources.own.card = lambda principal: card.card_of(engine, principal, url)
-            engine.changes.publish("resources")
-            events = await _import("agentmesh.a2a.events")
-            engine.push.render = lambda event, _: events.stream_responses(event, as_task=True)
-            # Not earlier: what cannot be put into the protocol's words would count as nobody's news.
-            await engine.push.run()
+            a2a_server = await _import("agentmesh.a2a.server")
+            async with _grpc_edge(settings, a2a_server.operations_of(engine, url), grpc, leaving) as known:
+                routes = a2a_server.build_a2a(engine, known, url, leaving)
+                a2a.give(Starlette(routes=routes, exception_handlers=HANDLERS))
+                card = await _import("agentmesh.a2a.card")
+                engine.resources.own.card = lambda principal: card.card_of(engine, principal, url)
+                engine.changes.publish("resources")
+                events = await _import("agentmesh.a2a.events")
+                engine.push.render = lambda event, _: events.stream_responses(event, as_task=True)
+                # Not earlier: what cannot be put into the protocol's words would count as nobody's news.
+                await engine.push.run()
 
     root = Starlette(
         routes=[
@@ -214,6 +218,25 @@ async def open_app(
             tasks.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def _grpc_edge(
+    settings: Settings, operations: Any, held: socket.socket | None, leaving: list[Callable[[], None]] | None
+) -> AsyncIterator[Settings]:
+    """Serves A2A over gRPC where the port is held for it, and yields the settings as they are then: agent cards name the address."""
+    async with AsyncExitStack() as stack:
+        if held is not None:
+            edge = (await _import("agentmesh.a2a.grpc")).GrpcEdge(operations, settings.limits, grace=GRACE)
+            held.close()
+            try:
+                await stack.enter_async_context(edge.run(settings.grpc_address))
+                if leaving is not None:
+                    leaving.append(edge.leave)
+            except ServeError as error:  # somebody was there in the moment between
+                log.warning("A2A is served without gRPC: %s", error.message)
+                held = None
+        yield settings if held is not None else replace(settings, grpc_port=0)
+
+
 def _trouble(mesh: Mesh, settings: Settings, *, on_ray: bool) -> list[str]:
     """Why this process cannot serve other files than it began with. `on_ray`: whether its child takes steps `on: ray`."""
     found = []
@@ -276,16 +299,23 @@ def serve(settings: Settings) -> None:
     # One SQLite file has one server. A store that several may share lets them serve one folder, each with a state of its own.
     alone = (settings.store or mesh.file.store).startswith("sqlite")
     lock = MeshLock.of_folder(settings.folder) if alone else MeshLock.of_server(settings.folder)
-    with lock, listen(settings.host, settings.port) as listener:
-        settings = replace(settings, port=listener.getsockname()[1], state=lock.file.parent)
+    with lock, listen(settings.host, settings.port) as listener, hold(settings, listener) as grpc:
+        settings = replace(
+            settings,
+            port=listener.getsockname()[1],
+            grpc_port=grpc.getsockname()[1] if grpc else 0,
+            state=lock.file.parent,
+        )
         lock.announce(address(settings))
         # uvicorn raises the signal that stopped it once more when it is done: the closing below must survive that.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        anyio.run(_serve, settings, mesh, listener, watch, backend_options={"use_uvloop": True})
+        anyio.run(_serve, settings, mesh, listener, grpc, watch, backend_options={"use_uvloop": True})
 
 
-async def _serve(settings: Settings, mesh: Mesh, listener: socket.socket, watch: FolderWatch | None) -> None:
+async def _serve(
+    settings: Settings, mesh: Mesh, listener: socket.socket, grpc: socket.socket | None, watch: FolderWatch | None
+) -> None:
     token = secrets.token_urlsafe(24)
     server: Announcing | None = None
     leaving: list[Callable[[], None]] = []
@@ -294,7 +324,7 @@ async def _serve(settings: Settings, mesh: Mesh, listener: socket.socket, watch:
         if server is not None:
             server.should_exit = True
 
-    async with open_app(settings, mesh, token=token, shutdown=shutdown, watch=watch, leaving=leaving) as app:
+    async with open_app(settings, mesh, token=token, shutdown=shutdown, watch=watch, leaving=leaving, grpc=grpc) as app:
         config = uvicorn.Config(
             app, http=bounded(settings.limits.headers), proxy_headers=False, ws="none", lifespan="off", access_log=False, log_config=None,
             server_header=False, backlog=BACKLOG, timeout_graceful_shutdown=GRACE, h11_max_incomplete_event_size=settings.limits.headers,
@@ -316,10 +346,12 @@ def _announce(settings: Settings, mesh: Mesh, token: str) -> None:
         out.write(text)
     draft.replace(file)
     url = address(settings)
+    grpc = f"  gRPC   {settings.grpc_address} (A2A)\n" if settings.grpc_address else ""
     sys.stderr.write(
         f"{mesh.name} is served at {url}\n"
         f"  MCP    {url}/mcp ({_count(mesh.tools, 'tool')})\n"
         f"  A2A    {url}/.well-known/agent-card.json ({_count(mesh.skills, 'skill')})\n"
+        f"{grpc}"
         f"  API    {url}/v1\n"
         "Open to every program on this machine: no identity is configured. Ctrl-C stops it.\n"
     )
@@ -351,6 +383,39 @@ def listen(host: str, port: int) -> socket.socket:
     listener.listen(BACKLOG)
     listener.set_inheritable(False)
     return listener
+
+
+@contextmanager
+def hold(settings: Settings, listener: socket.socket) -> Iterator[socket.socket | None]:
+    """A socket that holds the port for gRPC, which is imported after the server listens. None: A2A is served without gRPC.
+
+    ServeError when a port was asked for and is taken; the one after the server's own is left to whoever has it, and the log says so.
+    """
+    asked, family = settings.grpc_port, listener.family
+    own: int = listener.getsockname()[1]
+    if asked == 0:
+        yield None
+        return
+    wanted = asked if asked is not None else own + 1 if settings.port else 0
+    with socket.socket(family, socket.SOCK_STREAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind((settings.host.strip("[]"), wanted))
+        except (OSError, OverflowError) as error:
+            why = error.strerror if isinstance(error, OSError) else "there is none"
+            if asked is not None:
+                raise ServeError(
+                    f"port {asked} of {settings.host} cannot be used for gRPC ({why}); "
+                    "stop what listens there, choose another with --grpc-port, or none with --grpc-port 0"
+                ) from None
+            log.warning(
+                "A2A is served without gRPC: port %s cannot be used (%s); give one with --grpc-port, or 0 for none",
+                wanted, why,
+            )  # fmt: skip
+        else:
+            yield holder
+            return
+    yield None
 
 
 class Announcing(uvicorn.Server):

@@ -58,6 +58,8 @@ class Settings:
     folder: Path
     host: str = "127.0.0.1"
     port: int = 8080
+    grpc_port: int | None = None
+    """Where A2A is served over gRPC; 0: nowhere. None: nobody asked, and `serve` takes the one after `port` when it is free."""
     state: Path | None = None
     """Where this process keeps its address and lock; None: `.agentmesh/` in the folder. Only a further server has another."""
     store: str | None = None
@@ -85,6 +87,12 @@ class Settings:
     """What tokens and states are sealed with (`AGENTMESH_KEYS`): the first seals, all open. None: the key in `.agentmesh/key`."""
     outbound_proxy: str | None = field(default=None, repr=False)
     """The proxy that push notifications go through (`AGENTMESH_OUTBOUND_PROXY`); None: they go to the address that was judged."""
+
+    @property
+    def grpc_address(self) -> str:
+        """`HOST:PORT`, once `serve` has made sure of the port; empty when A2A is not served over gRPC."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.grpc_port}" if self.grpc_port else ""
 
     @property
     def state_folder(self) -> Path:

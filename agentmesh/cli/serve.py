@@ -12,6 +12,14 @@ from agentmesh.cli.output import note, print_json
 
 def serve(
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8080,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of A2A over gRPC; 0 for none.  [default: the one after --port, when it is free]",
+            min=0,
+            max=65535,
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; loopback only.")] = "127.0.0.1",
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Leave the models running after the server.")
@@ -27,7 +35,7 @@ def serve(
 
     folder = mesh_folder(mesh)
     settings = read_settings(
-        folder, host=host, port=port, keep_models=keep_models or None, models=False if no_models else None,
+        folder, host=host, port=port, grpc_port=grpc_port, keep_models=keep_models or None, models=False if no_models else None,
         reload=False if no_reload else None,
     )  # fmt: skip
     from agentmesh.app import serve
