@@ -190,22 +190,27 @@ class Agents:
             raise self._absent(sending.agent)
         there = self._mesh.skills if sending.agent is None else {s.id: s for s in mine[sending.agent].skills}
         named = sending.skill
-        elsewhere = (
-            [] if sending.agent is not None else [a for peer in peers.values() if (a := peer.agent()) is not None]
-        )
+        _, theirs = self._known_elsewhere() if sending.agent is None else ((), frozenset())
         if named is None and not sending.tags:
             named = self._mesh.file.a2a.default if sending.agent is None else None
-            if named is None and len(there) == 1 and not elsewhere:
+            if named is None and len(there) == 1 and not theirs:
                 named = next(iter(there))
-        if named is not None and named in there and not any(s.id == named for a in elsewhere for s in a.skills):
+        if named is not None and named in there and named not in theirs:
             return Route(there[named].agent, named, f"skill {named!r} was named")
-        if named is not None and named not in there and not any(s.id == named for a in elsewhere for s in a.skills):
-            raise self._no_skill(named, [*there, *(s.id for a in elsewhere for s in a.skills)])
+        if named is not None and named not in there and named not in theirs:
+            raise self._no_skill(named, [skill.id for agent in self.agents(principal) for skill in agent.skills])
         agents = [a for a in self._everybody() if sending.agent is None or a.name == sending.agent]
         return await self._router.choose(
             replace(sending, skill=named), agents, health=self.health,
             allowed=lambda skill: self._guard.allows(principal, Action("agents.send", resource_of_skill(skill), _asked(sending))),
         )  # fmt: skip
+
+    def _known_elsewhere(self) -> tuple[tuple[Agent, ...], frozenset[str]]:
+        agents = tuple(a for peer in self._sources.peers().values() if (a := peer.agent()) is not None)
+        known = self._elsewhere[0]
+        if len(agents) != len(known) or any(a is not b for a, b in zip(agents, known, strict=True)):
+            self._elsewhere = agents, frozenset(skill.id for agent in agents for skill in agent.skills)
+        return self._elsewhere
 
     def _no_skill(self, named: str, skills: Sequence[str]) -> NotFound:
         close = get_close_matches(named[:200], skills, 1)
