@@ -1,50 +1,52 @@
-"""PeerSource: every skill of an A2A agent elsewhere as a tool, `PEER.SKILL`.
+"""PeerSource: an A2A agent elsewhere: its skills as tools, `PEER.SKILL`, and the agent itself, to send messages to.
 
-A call sends one message and follows the task to its end. What the agent asks meanwhile is put to the client behind the call; a client
-that has to come again takes the same task up where it stood. What the card says of a skill is held back when it changes, as an upstream's
-tools are.
+Both are known by its card, which is fetched from the address that the operator gave, and looked at again from time to time, sooner while
+the agent is down. What the card says of a skill is held back when it changes, as an upstream's tools are: whoever may change those words
+later could tell every model of this mesh what to do. What a call does is the engine's relay's: it sends the message here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Literal, Self
 
 import anyio
 from anyio.abc import TaskGroup
 
-from agentmesh.adapters.approvals import Approvals, same
+from agentmesh.adapters.approvals import Approvals, changed, same
 from agentmesh.adapters.looking import Looking
 from agentmesh.adapters.tools_only import ToolsOnly
-from agentmesh.adapters.upstream_a2a_client import PeerClient, PeerHttp
-from agentmesh.adapters.upstream_a2a_task import Following
+from agentmesh.adapters.upstream_a2a_client import PeerClient, has_ended
+from agentmesh.adapters.upstream_a2a_errors import of_status
+from agentmesh.adapters.upstream_a2a_facts import Signed, agent_of, as_approved, card_of, definition_of, skills_of
+from agentmesh.adapters.upstream_a2a_health import Condition
+from agentmesh.adapters.upstream_a2a_http import PeerHttp, read_json
+from agentmesh.core.agent import Agent, AgentHealth, Json, PeerCall, Skill
 from agentmesh.core.mesh import Peer
 from agentmesh.core.secret import fill_secrets, hide
 from agentmesh.core.source import Held, OnChange, SourceCall, SourceStatus
 from agentmesh.core.store import Store
 from agentmesh.core.tool import Tool, ToolResult
-from agentmesh.errors import Fail, MeshError
+from agentmesh.errors import Fail, MeshError, NotSent, Retry, Unanswered
 
 log = logging.getLogger("agentmesh.sources")
 
 REFRESH: Final = 300.0
-"""Seconds between two looks at the card."""
-MAX_SKILLS: Final = 500
-_WORDS: Final = 4000
+"""Seconds between two looks at the card that went well."""
+CARD: Final = 1024 * 1024
+"""Bytes of a card."""
+CARD_TIME: Final = 20.0
 SCOPE: Final = "a2a-card"
-"""Of the store: the last card of each peer."""
-_ILLEGAL = re.compile(r"[^A-Za-z0-9_.-]+")
-
-Json = Mapping[str, Any]
+"""Of the store: the last card of each peer, and the one that it shows to who has our token."""
 
 
 class PeerSource(ToolsOnly):
-    """One entry of `agents:`. `async with` it, and leave it in the task that entered it; entering waits for no network."""
+    """One agent, declared or registered. `async with` it, and leave it in the task that entered it; entering waits for no network."""
 
     def __init__(
         self, name: str, peer: Peer, *, store: Store, secrets: Mapping[str, str] = MappingProxyType({}),
@@ -52,23 +54,35 @@ class PeerSource(ToolsOnly):
     ) -> None:  # fmt: skip
         self.title = f"the agent {name}"
         self._name, self._peer, self._store, self._clock, self._sleep = name, peer, store, clock, sleep
-        token = fill_secrets(peer.token, secrets) if peer.token is not None else None
-        self._secrets = [token] if token else []
-        self._http = PeerHttp(token)
+        self._token = fill_secrets(peer.token, secrets) if peer.token is not None else None
+        self._secrets = [self._token] if self._token else []
+        self._http = PeerHttp(peer.card, self._token)
         self._approvals = Approvals(store, f"peer:{name}")
-        self._looking = Looking(name, peer.card, sleep=sleep, secrets=self._secrets)
+        self._looking = Looking(name, peer.card, sleep=self._nap, secrets=self._secrets)
         self.looked = self._looking.looked
         """Set when the card was looked for once, with whatever success."""
+        self._wake = anyio.Event()
+        self._condition = Condition(clock)
         self._client: PeerClient | None = None
-        self._skills: Mapping[str, str] = {}
-        self._left_out: Mapping[str, str] = {}
+        self._retired: list[PeerClient] = []
+        """Of earlier cards; they are closed when nobody is spoken to through them."""
+        self._public: Json = {}
+        self._extended: Json | None = None
+        """What it shows to who has our token."""
+        self._signed: Signed = ""
+        self._fault: MeshError | None = None
+        """What was wrong at the last look."""
+        self._skills: Mapping[str, Skill] = {}
         self._offered: Mapping[str, Json] = {}
         self._tools: Mapping[str, Tool] = {}
+        self._agent: Agent | None = None
+        self._moved = ""
+        """A tool whose agent is at another address since it was approved; empty when none is."""
         self._hearers: list[OnChange] = []
         self._etag = ""
         self._group: TaskGroup | None = None
-        self.busy = 0
-        """Calls that somebody waits for."""
+        self._calls = 0
+        self._silent = 0
 
     async def __aenter__(self) -> Self:
         await self._approvals.load()
@@ -85,6 +99,8 @@ class PeerSource(ToolsOnly):
         assert self._group is not None
         self._group.cancel_scope.cancel()
         await self._group.__aexit__(None, None, None)
+        for client in filter(None, (self._client, *self._retired)):
+            await client.aclose()
         await self._http.__aexit__(None, None, None)
 
     # What is known
@@ -93,8 +109,21 @@ class PeerSource(ToolsOnly):
     def name(self) -> str:
         return self._name
 
+    @property
+    def busy(self) -> int:
+        """Calls that somebody waits for."""
+        return self._calls
+
     def tools(self) -> Mapping[str, Tool]:
         return self._tools
+
+    def agent(self) -> Agent | None:
+        """See AgentPeer.agent; the same object until something in it changes."""
+        return self._agent
+
+    def health(self) -> AgentHealth:
+        """See AgentPeer.health."""
+        return self._condition.now(self._silent)
 
     def held(self) -> Sequence[Held]:
         return self._approvals.held()
@@ -104,12 +133,36 @@ class PeerSource(ToolsOnly):
 
     def status(self) -> SourceStatus:
         trouble = self._looking.trouble
-        left_out = next((f"skill {skill} is left out: {why}" for skill, why in self._left_out.items()), "")
-        spoken = f"A2A {self._client.version}" if self._client is not None and not trouble else ""
+        left_out = next((f"skill {one.id} is no tool: it takes {', '.join(one.input_modes)[:100]} only" for one in
+                         self._skills.values() if not one.tool), "")  # fmt: skip
+        spoken = f"A2A {self._client.used.version}" if self._client is not None and not trouble else ""
         known = self._client is not None or bool(self._tools)
         state: Literal["connecting", "ready", "failed"] = "ready" if known else "failed" if trouble else "connecting"
-        detail = "; ".join(filter(None, [trouble, spoken, left_out]))
+        detail = "; ".join(filter(None, [trouble, spoken, self._why_not(), left_out]))
         return SourceStatus(self._name, "peer", state, detail, len(self._tools), len(self._approvals.held()))
+
+    def facts(self) -> Json:
+        """See Inspected.facts."""
+        client = self._client
+        return {
+            "card": self._peer.card, "trouble": self._looking.trouble, "why_not": self._why_not(), "etag": self._etag,
+            "interfaces": [
+                {
+                    "url": one.url, "binding": one.binding, "version": one.version, "tenant": one.tenant or None,
+                    "used": client is not None and one == client.used, "why_not": one.why_not or None,
+                }
+                for one in (client.interfaces if client is not None else ())
+            ],
+            "requires": list(client.unmet) if client is not None else [],
+        }  # fmt: skip
+
+    def _why_not(self) -> str:
+        """Why messages are not sent to it, beyond its being down."""
+        if self._client is not None and self._client.unmet:
+            return f"it requires the extension {self._client.unmet[0]} of its clients, which this mesh does not have"
+        if self._moved:
+            return f"it is at another address since it was approved; see `agentmesh tools diff {self._moved}`"
+        return ""
 
     async def approve(self, names: Sequence[str]) -> Sequence[str]:
         done = await self._approvals.approve(names)
@@ -120,49 +173,142 @@ class PeerSource(ToolsOnly):
 
     # The card
 
+    async def _nap(self, seconds: float) -> None:
+        """Until it is time to look again, or a call has found the agent down."""
+        self._wake = anyio.Event()
+        async with anyio.create_task_group() as group:
+
+            async def sleep() -> None:
+                await self._sleep(seconds)
+                group.cancel_scope.cancel()
+
+            group.start_soon(sleep)
+            await self._wake.wait()
+            group.cancel_scope.cancel()
+
     async def _recall(self) -> None:
         kept = await self._store.get(SCOPE, self._name)
         if isinstance(kept, Mapping) and kept.get("address") == self._peer.card:
-            await self._take(kept["card"])
+            extended = await self._store.get(SCOPE, self._extended_key()) if self._token else None
+            await self._take(kept["card"], extended)
             self._etag = str(kept.get("etag") or "")
 
     async def _look(self) -> None:
-        found = await self._http.card(self._peer.card, self._etag)
-        if found is None:
-            return
-        card, etag = found
-        await self._take(card)
-        self._etag = etag
-        await self._store.put(SCOPE, self._name, {"address": self._peer.card, "etag": etag, "card": dict(card)})
+        try:
+            await self._look_at_it()
+        except MeshError as error:
+            self._fault = error
+            said = hide(error.message, self._secrets)
+            if isinstance(error, Retry):
+                self._condition.fell(said)
+            elif self._client is None:
+                self._condition.fell(f"it cannot be used: {said}")
+            raise
+        self._fault = None
 
-    async def _take(self, card: Json) -> None:
-        client = PeerClient(card, self._http, address=self._peer.card, secret=bool(self._secrets))
-        offered: dict[str, Json] = {}
-        skills: dict[str, str] = {}
-        left_out: dict[str, str] = {}
-        for skill in list(client.card.skills)[:MAX_SKILLS]:
-            name = f"{self._name}.{self._legal(skill.id)}"
-            modes = list(skill.input_modes) or list(client.card.default_input_modes)
-            schema = _input(modes)
-            if schema is None:
-                left_out[skill.id] = f"it takes {', '.join(modes)[:100]} only, which is not built"
-            elif name not in offered:
-                skills[name] = skill.id
-                offered[name] = _definition(skill, schema, client.where)
-        self._client, self._skills, self._left_out, self._offered = client, skills, left_out, offered
-        if await self._approvals.offer(offered):
-            self._publish()
+    async def _look_at_it(self) -> None:
+        begun = time.perf_counter()
+        found = await self._fetch()
+        took = time.perf_counter() - begun
+        public, etag = found or (self._public, self._etag)
+        extended = await self._extended_of(public)
+        if found is not None or not same(extended, self._extended):
+            await self._take(public, extended)
+            self._etag = etag
+            await self._store.put(SCOPE, self._name, {"address": self._peer.card, "etag": etag, "card": dict(public)})
+            if extended is not None:
+                await self._store.put(SCOPE, self._extended_key(), dict(extended))
+        assert self._client is not None
+        await self._client.reach()
+        self._condition.answered(None if self._condition.now(0).latency else took)
+
+    async def _fetch(self) -> tuple[Json, str] | None:
+        """The card and its ETag; None when it is the one that is known."""
+        known = {"if-none-match": self._etag} if self._etag and self._client is not None else {}
+        status, headers, body = await self._http.ask(
+            "GET",
+            self._peer.card,
+            {"accept": "application/json", **known},
+            None,
+            again=True,
+            time=CARD_TIME,
+            limit=CARD,
+        )
+        if status == 304 and known:
+            return None
+        if status != 200:
+            if 300 <= status < 400:
+                where = headers.get("location", "")[:200]
+                raise Fail(f"it redirects to {where!r}; give that address if you trust it")
+            error = of_status(status, headers, "", "card")
+            raise error if isinstance(error, Retry) else Fail(f"it answered {status}")
+        card = await read_json(body)
+        if not isinstance(card, dict):
+            raise Fail("what is there is no card: it is no object")
+        return card, headers.get("etag", "")[:200]
+
+    async def _extended_of(self, public: Json) -> Json | None:
+        """The card that it shows to who has our token; the one that is known when it cannot be had, None when there is none."""
+        card = card_of(public)
+        if self._token is None or not card.capabilities.extended_agent_card:
+            return None
+        client = self._speaker(card)
+        try:
+            return await client.extended_card()
+        except MeshError as error:
+            if isinstance(error, Retry):
+                raise
+            log.warning("%s: its extended card cannot be had: %s", self._name, hide(error.message, self._secrets))
+            return self._extended
+        finally:
+            await client.aclose()
+
+    def _extended_key(self) -> str:
+        """By the credential: what one token is shown is not for another."""
+        digest = hashlib.sha256(f"{self._peer.card} {self._token}".encode()).hexdigest()
+        return f"{self._name}~{digest[:32]}"
+
+    async def _take(self, public: Json, extended: Json | None) -> None:
+        """`public` says where the agent is; `extended`, when there is one, what it can do."""
+        card = card_of(public)
+        signed = await self._verified(public)
+        if extended is not None:
+            whole = card_of(extended)
+            await self._verified(extended)
+            del whole.supported_interfaces[:]
+            whole.supported_interfaces.extend(card.supported_interfaces)
+            card = whole
+        client = self._speaker(card)
+        self._public, self._extended = public, extended
+        before, self._client = self._client, client
+        if before is not None:
+            self._retired.append(before)
+        await self._close_retired()
+        self._signed = signed
+        self._skills = skills_of(self._name, card)
+        self._offered = {name: definition_of(skill, client.where) for name, skill in self._skills.items()}
+        changed_ = await self._approvals.offer(self._offered)
+        self._publish()
+        if changed_:
             self._tell()
 
-    def _legal(self, skill: str) -> str:
-        """A skill's id as a tool's name: short enough with the peer's before it."""
-        most = 63 - len(self._name)
-        legal = _ILLEGAL.sub("_", skill).strip("_.") or "skill"
-        if legal != skill or len(legal) > most:
-            legal = f"{legal[: most - 7]}_{hashlib.sha256(skill.encode()).hexdigest()[:6]}"
-        return legal
+    def _speaker(self, card: Any) -> PeerClient:
+        return PeerClient(card, self._http, address=self._peer.card, token=self._token, told=self._told)
+
+    async def _verified(self, card: Json) -> Signed:
+        return ""
+
+    async def _close_retired(self) -> None:
+        if not self._calls:
+            retired, self._retired = self._retired, []
+            for client in retired:
+                await client.aclose()
+
+    def _told(self, line: str) -> None:
+        log.warning("%s: %s", self._name, hide(line, self._secrets))
 
     def _publish(self) -> None:
+        visible = self._approvals.visible
         self._tools = MappingProxyType({
             name: Tool(
                 name=name,
@@ -172,67 +318,136 @@ class PeerSource(ToolsOnly):
                 annotations=one.get("annotations", {}),
                 source=f"peer:{self._name}",
             )
-            for name, one in sorted(self._approvals.visible.items())
+            for name, one in sorted(visible.items())
+            if one.get("inputSchema") is not None
         })  # fmt: skip
+        if self._client is None:
+            return
+        skills = [
+            skill if not changed(visible[name], self._offered[name]) else as_approved(skill, visible[name])
+            for name, skill in self._skills.items()
+            if name in visible
+        ]
+        self._moved = next(
+            (n for n, one in visible.items() if n in self._offered and not same(one.get("request"), self._offered[n]["request"])), ""
+        )  # fmt: skip
+        agent = agent_of(
+            self._name, self._client.card, self._client.interfaces, skills, signed=self._signed, price=self._peer.price
+        )
+        if agent != self._agent:
+            self._agent = agent
 
     def _tell(self) -> None:
         for hear in self._hearers:
             hear("tools", None)
 
-    # Calling
+    # The agent
+
+    async def send(self, message: Json, call: PeerCall) -> AsyncGenerator[Json, None]:
+        """See AgentPeer.send."""
+        client = self._speaking()
+        if self._moved:
+            raise Fail(
+                f"{self._name} is at another address since it was approved; see `agentmesh tools diff {self._moved}`"
+            )
+        self._silent += 1
+        silent = True
+        begun = time.perf_counter()
+        try:
+            async with aclosing(self._counted(client.send(message, call))) as events:
+                async for event in events:
+                    if silent:
+                        silent, self._silent = False, self._silent - 1
+                        self._condition.answered(time.perf_counter() - begun)
+                    self._note(event)
+                    yield event
+        finally:
+            if silent:
+                self._silent -= 1
+        if silent:
+            raise Unanswered(f"{self._name} answered the message with nothing")
+
+    async def subscribe(  # type: ignore[override] # it has no resources to subscribe to
+        self, task_id: str, call: PeerCall
+    ) -> AsyncGenerator[Json, None]:
+        """See AgentPeer.subscribe."""
+        async with aclosing(self._counted(self._speaking().subscribe(task_id, call))) as events:
+            async for event in events:
+                self._note(event)
+                yield event
+
+    async def get(self, task_id: str, call: PeerCall, *, history_length: int | None = None) -> Json:
+        """See AgentPeer.get."""
+        begun = time.perf_counter()
+        task: Json = await self._asked(self._speaking().get(task_id, call, history_length))
+        self._condition.answered(time.perf_counter() - begun)
+        self._note({"task": task})
+        return task
+
+    async def find(self, message_id: str, since: float, call: PeerCall) -> Json | None:
+        """See AgentPeer.find."""
+        task: Json | None = await self._asked(self._speaking().find(message_id, since, call))
+        return task
+
+    async def cancel(self, task_id: str, call: PeerCall) -> Json:
+        """See AgentPeer.cancel."""
+        task: Json = await self._asked(self._speaking().cancel(task_id, call))
+        self._note({"task": task})
+        return task
 
     async def call(self, call: SourceCall) -> ToolResult:
-        """See `Source.call`. A cancelled call cancels the task it started."""
-        self.busy += 1
-        try:
-            return await self._call(call)
-        finally:
-            self.busy -= 1
+        """A skill that is called is a run, whose step sends it as a message."""
+        raise Fail(f"{call.tool.name} is done by an agent: it is sent a message, and not called")
 
-    async def _call(self, call: SourceCall) -> ToolResult:
-        name = call.tool.name
-        skill = self._skills.get(name)
-        if self._client is None or skill is None:
-            raise Fail(f"{name} cannot be called now: {self.status().detail or 'its card is not read yet'}")
-        approved = self._approvals.visible.get(name)
-        refusal = self._approvals.refusal(name)
-        if refusal is None and approved and not same(approved.get("request"), self._offered[name].get("request")):
-            refusal = f"{name} is at another address since it was approved; see `agentmesh tools diff {name}`"
-        if refusal is not None:
-            raise Fail(refusal)
+    def _speaking(self) -> PeerClient:
+        """NotSent while its card cannot be had, Fail when it cannot be used."""
+        if self._client is not None:
+            return self._client
+        said = hide(self._fault.message, self._secrets) if self._fault is not None else "its card is not read yet"
+        if self._fault is not None and not isinstance(self._fault, Retry):
+            raise Fail(f"{self._name} cannot be used: {said}")
+        raise NotSent(f"{self._name} cannot be reached: {said}")
+
+    async def _counted(self, events: AsyncGenerator[Json, None]) -> AsyncGenerator[Json, None]:
+        """The events; errors in this peer's name, and known to its condition."""
+        self._calls += 1
         try:
-            found = await Following(self._client, self._name, skill, call, self._sleep).to_the_end()
+            async with aclosing(events):
+                async for event in events:
+                    yield event
         except MeshError as error:
-            error.args = (hide(f"{self._name}: {error.message}", self._secrets),)
-            raise
-        return found
+            raise self._named(error) from error.__cause__
+        finally:
+            self._calls -= 1
 
+    async def _asked(self, answer: Awaitable[Any]) -> Any:
+        self._calls += 1
+        try:
+            return await answer
+        except MeshError as error:
+            raise self._named(error) from error.__cause__
+        finally:
+            self._calls -= 1
 
-def _input(modes: Sequence[str]) -> dict[str, Any] | None:
-    """The input of a skill by what it takes; None when that is neither text nor JSON."""
-    plain = [mode.partition(";")[0].strip().lower() for mode in modes] or ["text/plain", "application/json"]
-    text = any(mode.startswith("text") or mode == "*/*" for mode in plain)
-    data = any(mode.endswith("json") or mode in {"*/*", "application/*", "data"} for mode in plain)
-    if not text and not data:
-        return None
-    properties: dict[str, Any] = {}
-    if text:
-        properties["message"] = {"type": "string", "description": "What the agent is asked, in words."}
-    if data:
-        properties["data"] = {"type": "object", "description": "Data for the agent, as an object."}
-    found: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-    if len(properties) == 1:
-        found["required"] = list(properties)
-    else:
-        found["minProperties"] = 1
-    return found
+    def _named(self, error: MeshError) -> MeshError:
+        said = hide(error.message, self._secrets)
+        if isinstance(error, NotSent):
+            self._condition.fell(said)
+            self._wake.set()
+        elif isinstance(error, Retry):
+            self._condition.missed(said)
+            if self._condition.down:
+                self._wake.set()
+        elif not isinstance(error, Fail):
+            self._condition.answered()
+        error.args = (f"{self._name}: {said}",)
+        return error
 
-
-def _definition(skill: Any, schema: Json, where: str) -> dict[str, Any]:
-    words = [skill.description.strip() or skill.name]
-    if skill.examples:
-        words.append("For example: " + "; ".join(skill.examples[:5]))
-    return {
-        "name": skill.id, "title": skill.name or skill.id, "description": "\n\n".join(words)[:_WORDS], "inputSchema": schema,
-        "annotations": {"readOnlyHint": False, "openWorldHint": True}, "request": {"url": where},
-    }  # fmt: skip
+    def _note(self, event: Json) -> None:
+        """Counts the tasks that it works on."""
+        ended = has_ended(event)
+        task = event.get("task", {}).get("id") or event.get("statusUpdate", {}).get("taskId")
+        if task and ended:
+            self._condition.ended(task)
+        elif task and ended is False:
+            self._condition.works_on(task)

@@ -1,324 +1,348 @@
-"""PeerClient: an A2A agent elsewhere, spoken to by its card: versions 1.0 and 0.3, over JSON-RPC or HTTP+JSON.
+"""PeerClient: an agent elsewhere, spoken to by its card, over the interface that it likes best of those that can be used.
 
-On the SDK's side of it stand protobuf messages and httpx; on ours JSON in A2A 1.0's spelling and this project's errors. Whatever the
-peer sends is bounded before anything reads it. It knows nothing of tools: `upstream_a2a` does.
+Wires of versions 1.0 and 0.3 over JSON-RPC, HTTP+JSON and gRPC stand behind it; in front of it is JSON in A2A 1.0's spelling. When an
+interface turns out not to be there, or not to speak as the card says, the next one is taken, and kept until the card is read again.
+It knows nothing of tools, stores and health: `upstream_a2a` does.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import AsyncIterator, Mapping
+import importlib
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import anyio
 import anyio.to_thread
-import httpx
-from a2a.client.card_resolver import parse_agent_card
-from a2a.client.client import Client, ClientCallContext, ClientConfig
-from a2a.client.client_factory import ClientFactory
-from a2a.client.errors import A2AClientError
-from a2a.types import a2a_pb2 as pb
-from a2a.utils.constants import TransportProtocol
-from a2a.utils.errors import A2AError
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
-from agentmesh import __version__
 from agentmesh.adapters.reach import names_inside
-from agentmesh.core.json_text import MAX_EXACT, parse_json
-from agentmesh.errors import Fail, InvalidInput, MeshError, NotSent, Retry, Unanswered
+from agentmesh.adapters.upstream_a2a_errors import Asked, NotOffered, Unusable
+from agentmesh.adapters.upstream_a2a_http import TIME, PeerHttp
+from agentmesh.adapters.upstream_a2a_read import ENDED
+from agentmesh.adapters.upstream_a2a_wire import IDLE, Ask, JsonRpc, Method, Rest, Wire
+from agentmesh.core.agent import IDEMPOTENCY, Json, PeerCall
+from agentmesh.errors import Fail, NotFound, NotSent
 
-ANSWER: Final = 8 * 1024 * 1024
-"""Bytes of one answer: a task with its artifacts."""
-CARD: Final = 1024 * 1024
-CARD_TIME: Final = 20.0
-TIME: Final = 60.0
-"""Seconds for one request; a task that takes longer is asked for again."""
-CONNECT_TIME: Final = 10.0
-BINDINGS: Final = (TransportProtocol.JSONRPC, TransportProtocol.HTTP_JSON)
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+BINDINGS: Final = ("JSONRPC", "HTTP+JSON", "GRPC")
+PAGES: Final = 5
+PAGE: Final = 100
+"""Tasks that are looked through for the one that a message began: PAGES times PAGE."""
+SKEW: Final = 300.0
+"""Seconds that the agent's clock may be behind ours when its tasks are looked through."""
+KNOWN: Final = frozenset(
+    {IDEMPOTENCY, "urn:agentmesh:a2a:skill:1", "urn:agentmesh:a2a:answer:1", "urn:agentmesh:a2a:route:1"}
+)
+"""Extensions that this side knows itself: what such an agent requires of its clients is there."""
 
-Json = Mapping[str, Any]
 
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One way to speak to an agent (A2A 1.0.1 section 4.4.6)."""
 
-class PeerHttp:
-    """The HTTP client of one peer: bounded answers, no redirects, no cookies to keep. `async with` it; opens on first use."""
+    url: str
+    binding: str
+    version: str
+    tenant: str = ""
+    why_not: str = ""
+    """Why it cannot be used; empty when it can."""
 
-    def __init__(self, token: str | None) -> None:
-        headers = {"user-agent": f"agentmesh/{__version__}", "accept-encoding": "identity"}
-        self._headers = headers | ({"authorization": f"Bearer {token}"} if token else {})
-        self._client: httpx.AsyncClient | None = None
-        self._opening = anyio.Lock()
+    @property
+    def legacy(self) -> bool:
+        return self.version.startswith("0.")
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._client is not None:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-                await self._client.aclose()
-
-    async def client(self) -> httpx.AsyncClient:
-        async with self._opening:
-            if self._client is None:
-                # Reading the certificates of the machine's authorities takes a moment.
-                self._client = await anyio.to_thread.run_sync(self._open)
-            return self._client
-
-    def _open(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            transport=_Bounded(), headers=self._headers, timeout=httpx.Timeout(TIME, connect=CONNECT_TIME)
-        )
-
-    async def card(self, address: str, etag: str = "") -> tuple[Json, str] | None:
-        """The card at an address and its ETag; None when it is still the one with `etag`. NotSent, Unanswered, Fail."""
-        client = await self.client()
-        try:
-            with anyio.fail_after(CARD_TIME):
-                answer = await client.get(
-                    address, headers={"accept": "application/json"} | ({"if-none-match": etag} if etag else {})
-                )
-        except TimeoutError:
-            raise Unanswered(f"it did not answer within {CARD_TIME:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _plain(error, "the card") from None
-        if answer.status_code == 304:
-            return None
-        if answer.status_code != 200:
-            raise Fail(f"it answered {answer.status_code}")
-        if len(answer.content) > CARD:
-            raise Fail(f"the card has {len(answer.content):,} bytes, more than {CARD:,}")
-        try:
-            card = parse_json(answer.content)
-        except InvalidInput as error:
-            raise Fail(f"what is there is no card: {error.message}") from None
-        if not isinstance(card, dict):
-            raise Fail("what is there is no card: it is no object")
-        return card, answer.headers.get("etag", "")
+    @property
+    def title(self) -> str:
+        return f"{self.binding} {'.'.join(self.version.split('.')[:2])}"
 
 
 class PeerClient:
-    """One agent, by its card. Cheap to make anew when the card has changed; `http` is shared and outlives it."""
+    """One agent, by its card. Cheap to make anew when the card has changed; `http` is shared and outlives it. Close it at the end."""
 
-    def __init__(self, card: Json, http: PeerHttp, *, address: str, secret: bool) -> None:
-        """`address`: where the card is from. `secret`: requests carry a token, which is for that place alone.
+    def __init__(
+        self,
+        card: Any,
+        http: PeerHttp,
+        *,
+        address: str,
+        token: str | None,
+        told: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`card`: the SDK's AgentCard. `address`: where it is from. `token`: sent to that host alone. `told`: hears a line for the log.
 
-        Fail when it is no card, or has no interface that can be used.
+        Fail when it has no interface that can be used.
         """
-        try:
-            self.card = parse_agent_card(copy.deepcopy(dict(card)))
-        except (ParseError, TypeError, AttributeError, KeyError, ValueError) as error:
-            raise Fail(f"what is there is no agent card: {str(error)[:300]}") from None
-        usable: list[pb.AgentInterface] = []
-        elsewhere: list[pb.AgentInterface] = []
-        for one in self.card.supported_interfaces:
-            if one.protocol_binding in BINDINGS:
-                (usable if _may_use(one.url, address, secret=secret) else elsewhere).append(one)
-        if not usable and elsewhere:
-            why = "which would be sent its token" if secret else "which is a private address"
-            raise Fail(f"the card names an agent at {_origin(elsewhere[0].url)}, {why}; name a card that is there")
+        self.card = card
+        self.interfaces = _in_order(
+            [_judged(one, address, secret=token is not None) for one in card.supported_interfaces]
+        )
+        """All of them, the one that is used first first."""
+        usable = [one for one in self.interfaces if not one.why_not]
         if not usable:
-            there = ", ".join(sorted({one.protocol_binding for one in self.card.supported_interfaces})) or "none"
-            raise Fail(f"the agent has neither a JSON-RPC nor an HTTP+JSON interface (it has: {there})")
-        # The agent's own favourite binding, in the newest version that both speak: the SDK is left nothing to choose.
-        same_binding = [one for one in usable if one.protocol_binding == usable[0].protocol_binding]
-        chosen = next((one for one in same_binding if one.protocol_version.startswith("1.")), same_binding[0])
-        del self.card.supported_interfaces[:]
-        self.card.supported_interfaces.append(chosen)
-        self._http = http
-        self._client: Client | None = None
+            raise Fail(next((one.why_not for one in self.interfaces), "the card names no interface"))
+        self._usable = usable
+        self._http, self._token, self._told = http, token, told
+        self._secure = urlsplit(address).scheme == "https"
+        self._wires: dict[Interface, Wire] = {}
+        self._opening = anyio.Lock()
+        declared = {extension.uri: extension.required for extension in card.capabilities.extensions}
+        self._declared = frozenset(declared)
+        self._required = frozenset(uri for uri, required in declared.items() if required)
+
+    async def aclose(self) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+            for wire in self._wires.values():
+                await wire.aclose()
+
+    @property
+    def used(self) -> Interface:
+        """The interface that is spoken to now."""
+        return self._usable[0]
 
     @property
     def where(self) -> str:
-        """The address that it is spoken to at."""
-        return str(self.card.supported_interfaces[0].url)
+        """The address that an operator has agreed to, whatever binding is used now: the first that is no gRPC, if there is one."""
+        plain = [one for one in self.interfaces if not one.why_not and one.binding != "GRPC"]
+        return (plain or self.interfaces)[0].url
 
     @property
-    def version(self) -> str:
-        return str(self.card.supported_interfaces[0].protocol_version)
+    def streams(self) -> bool:
+        return bool(self.card.capabilities.streaming)
 
-    async def send_message(self, message: Json, *, wait: bool = False, accepts: tuple[str, ...] = ()) -> Json:
-        """Sends a message (schema `Message`): `{task}` or `{message}`. `wait`: for the end of the task, as long as the peer likes.
+    @property
+    def unmet(self) -> Sequence[str]:
+        """URIs of extensions that it requires of its clients, and this side does not know itself."""
+        return sorted(self._required - KNOWN)
 
-        NotSent, Unanswered, Retry; Fail for what the peer refuses. The same `messageId` is the same request, for a peer that heeds it.
-        """
-        request = pb.SendMessageRequest()
-        try:
-            ParseDict({"message": dict(message)}, request)
-        except (ParseError, RecursionError) as error:
-            raise Fail(f"the message cannot be sent: {str(error)[:300]}") from None
-        request.configuration.return_immediately = not wait
-        request.configuration.accepted_output_modes.extend(accepts)
-        client = await self._open()
-        try:
-            async with aclosing(client.send_message(request, context=_context())) as events:  # type: ignore[type-var]
-                async for event in events:
-                    return _json(event)
-        except Exception as error:
-            raise_plain(error, "the message")
-        raise Unanswered("the agent answered the message with nothing")
-
-    async def get_task(self, task_id: str) -> Json:
-        """A task as it stands (schema `Task`)."""
-        client = await self._open()
-        try:
-            return _json(await client.get_task(pb.GetTaskRequest(id=task_id), context=_context()))
-        except Exception as error:
-            raise_plain(error, "the task")
-
-    async def cancel_task(self, task_id: str) -> Json:
-        client = await self._open()
-        try:
-            return _json(await client.cancel_task(pb.CancelTaskRequest(id=task_id), context=_context()))
-        except Exception as error:
-            raise_plain(error, "the cancellation")
-
-    async def _open(self) -> Client:
-        if self._client is None:
-            config = ClientConfig(
-                streaming=False, httpx_client=await self._http.client(), supported_protocol_bindings=list(BINDINGS)
+    async def send(self, message: Json, call: PeerCall) -> AsyncGenerator[Json, None]:
+        """See AgentPeer.send."""
+        missing = self._required - KNOWN - set(call.extensions)
+        if missing:
+            raise Fail(
+                f"the agent requires the extension {min(missing)}, which neither this mesh nor the caller has; nothing was sent"
             )
+        asked: Asked = "follow_up" if message.get("taskId") else "send"
+        configuration: dict[str, Any] = {}
+        if call.accepted:
+            configuration["acceptedOutputModes"] = list(call.accepted)
+        if self.streams:
+            params = {"message": message, "configuration": configuration} if configuration else {"message": message}
+            async with aclosing(self._stream("SendStreamingMessage", params, self._ask(call, asked))) as events:
+                async for event in _of_one_task(events, str(message.get("taskId") or "")):
+                    yield event
+            return
+        configuration["returnImmediately"] = True
+        if call.push is not None and self.card.capabilities.push_notifications:
+            url, token = call.push
+            configuration["taskPushNotificationConfig"] = {"url": url, "token": token}
+        params = {"message": message, "configuration": configuration}
+        found = await self._one("SendMessage", params, self._ask(call, asked))
+        known = message.get("taskId")
+        if known and found.get("task", {}).get("id", known) != known:
+            raise Fail("the agent answered a message to one task with another task")
+        yield found
+
+    async def subscribe(self, task_id: str, call: PeerCall) -> AsyncGenerator[Json, None]:
+        """See AgentPeer.subscribe."""
+        if not self.streams:
+            raise Fail("the agent's card says that it does not stream; ask for the task")
+        async with aclosing(self._stream("SubscribeToTask", {"id": task_id}, self._ask(call, "subscribe"))) as events:
+            async for event in _of_one_task(events, task_id):
+                yield event
+
+    async def get(self, task_id: str, call: PeerCall, history_length: int | None = None) -> Json:
+        """See AgentPeer.get."""
+        params: dict[str, Any] = {"id": task_id}
+        if history_length is not None:
+            params["historyLength"] = history_length
+        return _the_one(await self._one("GetTask", params, self._ask(call, "get")), task_id)
+
+    async def cancel(self, task_id: str, call: PeerCall) -> Json:
+        """See AgentPeer.cancel."""
+        return _the_one(await self._one("CancelTask", {"id": task_id}, self._ask(call, "cancel")), task_id)
+
+    async def find(self, message_id: str, since: float, call: PeerCall) -> Json | None:
+        """See AgentPeer.find. None where the agent cannot list tasks."""
+        if self.used.legacy:
+            return None
+        after = datetime.fromtimestamp(max(0.0, since - SKEW), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        params: dict[str, Any] = {"pageSize": PAGE, "historyLength": PAGE, "statusTimestampAfter": after}
+        for _ in range(PAGES):
             try:
-                self._client = ClientFactory(config).create(self.card)
-            except ValueError as error:
-                raise Fail(f"the agent cannot be spoken to: {error}") from None
-        return self._client
+                tasks, following = await self._one("ListTasks", params, self._ask(call, "list"))
+            except (NotOffered, NotFound):
+                return None
+            for task in tasks:
+                if any(said.get("messageId") == message_id for said in task.get("history") or ()):
+                    return await self.get(task["id"], call)
+            if not following:
+                return None
+            params["pageToken"] = following
+        return None
 
+    async def extended_card(self) -> Json:
+        """The card for who has our token (A2A 1.0.1 section 3.1.11), as it is."""
+        found = await self._one("GetExtendedAgentCard", {}, Ask("card", time=20.0))
+        if not isinstance(found, dict):
+            raise Fail("what the agent gave for its extended card is no object")
+        return found
 
-def _context() -> ClientCallContext:
-    return ClientCallContext(timeout=TIME)
+    async def reach(self) -> None:
+        """Makes sure that the interface in use is there, or finds another. NotSent."""
+        for interface in tuple(self._usable):
+            try:
+                wire = await self._wire(interface)
+                await wire.reach()
+            except (NotSent, Unusable) as error:
+                if not self._pass_over(interface, error):
+                    raise
+            else:
+                return
 
+    # Wires
 
-def _may_use(url: str, address: str, *, secret: bool) -> bool:
-    """Whether an interface that a card names may be spoken to: a card from elsewhere names no inner place, and gets no secret."""
-    if _origin(url) == _origin(address):
-        return True
-    return not secret and not names_inside(urlsplit(url).hostname or "")
+    def _ask(self, call: PeerCall, asked: Asked) -> Ask:
+        wanted = [uri for uri in dict.fromkeys((*call.extensions, *sorted(KNOWN))) if uri in self._declared]
+        headers = {"a2a-extensions": ", ".join(wanted)} if wanted else {}
+        return Ask(asked, headers, TIME if call.timeout is None else call.timeout, call.timeout or IDLE)
 
+    async def _one(self, method: Method, params: Json, ask: Ask) -> Any:
+        for interface in tuple(self._usable):
+            try:
+                wire = await self._wire(interface)
+                return await wire.ask(method, params, ask)
+            except (NotSent, Unusable) as error:
+                if not self._passes(method, error) or not self._pass_over(interface, error):
+                    raise
+        raise AssertionError("unreachable")
 
-def _origin(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return ""
-    return f"{parts.scheme}://{parts.netloc.lower()}"
+    async def _stream(self, method: Any, params: Json, ask: Ask) -> AsyncGenerator[Json, None]:
+        for interface in tuple(self._usable):
+            begun = False
+            try:
+                wire = await self._wire(interface)
+                async with aclosing(wire.stream(method, params, ask)) as events:
+                    async for event in events:
+                        begun = True
+                        yield event
+                return
+            except (NotSent, Unusable) as error:
+                if begun or not self._passes(method, error) or not self._pass_over(interface, error):
+                    raise
 
-
-def _json(message: Any) -> Json:
-    found: Json = _integers(MessageToDict(message))
-    return found
-
-
-def _integers(value: Any) -> Any:
-    """JSON as it was before protobuf made every number a double."""
-    if isinstance(value, float):
-        return int(value) if value.is_integer() and abs(value) <= MAX_EXACT else value
-    if isinstance(value, dict):
-        return {key: _integers(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return [_integers(member) for member in value]
-    return value
-
-
-# Errors
-
-
-def raise_plain(error: Exception, what: str) -> NoReturn:
-    """Raises the SDK's and httpx's errors as ours; ours, and what is nobody's, as they are."""
-    if isinstance(error, MeshError):
-        raise error
-    cause: BaseException = error
-    while isinstance(cause, A2AClientError) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(cause, httpx.HTTPStatusError):
-        raise _status(cause.response) from None
-    if isinstance(cause, (httpx.HTTPError, httpx.InvalidURL)):
-        raise _plain(cause, what) from None
-    if isinstance(error, A2AClientError):
-        raise Fail(f"the agent answered {what} with what cannot be read: {str(error)[:300]}") from None
-    if isinstance(error, A2AError):
-        raise Fail(f"the agent refused {what}: {error.message[:1000]}") from None
-    raise Fail(f"the agent answered {what} with what cannot be read ({type(error).__name__})") from error
-
-
-def _plain(error: httpx.HTTPError | httpx.InvalidURL, what: str) -> MeshError:
-    said = str(error) or type(error).__name__
-    if isinstance(error, _NOT_SENT):
-        return NotSent(f"the agent cannot be reached: {said[:300]}")
-    if isinstance(error, (httpx.DecodingError, httpx.InvalidURL, httpx.LocalProtocolError, httpx.TooManyRedirects)):
-        return Fail(f"{what}: {said[:300]}")
-    return Unanswered(f"the agent gave no whole answer to {what}: {said[:300]}")
-
-
-def _status(response: httpx.Response) -> MeshError:
-    status = response.status_code
-    try:
-        words = response.text[:500]
-    except (httpx.HTTPError, httpx.StreamError, UnicodeError):
-        words = ""
-    said = f"the agent answered {status}{': ' if words else ''}{words}"
-    if status in {401, 403}:
-        return Fail(f"{said}; check its `token` in agentmesh.yaml")
-    if status in {408, 425, 429, 503}:
-        after = response.headers.get("retry-after", "")
-        return Retry(said, after=float(after) if after.isdigit() and len(after) < 6 else None)
-    return Unanswered(said) if status >= 500 else Fail(said)
-
-
-# HTTP
-
-
-class _Bounded(httpx.AsyncBaseTransport):
-    """Real connections, whose answers end when they are over the limit; by way of the proxy that the environment names."""
-
-    def __init__(self) -> None:
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=8, keepalive_expiry=30)
-        self._limits = limits
-        self._direct = httpx.AsyncHTTPTransport(limits=limits)
-        self._proxied: dict[str, httpx.AsyncHTTPTransport] = {}
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        answer = await self._way(request.url).handle_async_request(request)
-        encoding = answer.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in {"", "identity"}:
-            await answer.aclose()
-            raise httpx.DecodingError(f"it is encoded as {encoding[:40]!r}, which was not asked for", request=request)
-        assert isinstance(answer.stream, httpx.AsyncByteStream)
-        return httpx.Response(
-            answer.status_code, headers=answer.headers, stream=_Short(answer.stream), extensions=answer.extensions
+    def _passes(self, method: str, error: Exception) -> bool:
+        """Whether another interface may do what this one did not: a method that many agents leave out says nothing about the rest."""
+        return not (
+            isinstance(error, NotOffered) and method in {"ListTasks", "GetExtendedAgentCard", "SubscribeToTask"}
         )
 
-    def _way(self, url: httpx.URL) -> httpx.AsyncHTTPTransport:
-        if url.host in {"localhost", "127.0.0.1", "::1"} or proxy_bypass(url.host):
-            return self._direct
-        proxy = getproxies().get(url.scheme) or getproxies().get("all")
-        if not proxy:
-            return self._direct
-        if proxy not in self._proxied:
-            self._proxied[proxy] = httpx.AsyncHTTPTransport(proxy=proxy, limits=self._limits)
-        return self._proxied[proxy]
+    def _pass_over(self, interface: Interface, error: Fail | NotSent) -> bool:
+        """Puts an interface behind the others; whether there is another that was not tried."""
+        rest = [one for one in self._usable if one != interface]
+        if not rest:
+            return False
+        if self._usable[0] == interface:
+            self._usable = [*rest, interface]
+            self._told(f"{interface.title} at {interface.url} cannot be used ({error.message}); trying {rest[0].title}")
+        return True
 
-    async def aclose(self) -> None:
-        for way in (self._direct, *self._proxied.values()):
-            await way.aclose()
+    async def _wire(self, interface: Interface) -> Wire:
+        wire = self._wires.get(interface)
+        if wire is not None:
+            return wire
+        async with self._opening:
+            if interface not in self._wires:
+                self._wires[interface] = await self._make(interface)
+        return self._wires[interface]
+
+    async def _make(self, interface: Interface) -> Wire:
+        url, tenant = interface.url, interface.tenant
+        if interface.binding == "GRPC":
+            try:
+                module = await anyio.to_thread.run_sync(importlib.import_module, "agentmesh.adapters.upstream_a2a_grpc")
+            except ImportError as error:
+                raise Unusable(f"gRPC is not installed here ({error})") from None
+            authorization = self._http.headers.get("authorization")
+            found: Wire = module.Grpc(
+                self._http.guard, url, tenant, legacy=interface.legacy, secure=self._secure, authorization=authorization
+            )
+            return found
+        if interface.legacy:
+            module = await anyio.to_thread.run_sync(importlib.import_module, "agentmesh.adapters.upstream_a2a_v03")
+            old: Wire = (module.JsonRpc03 if interface.binding == "JSONRPC" else module.Rest03)(self._http, url, tenant)
+            return old
+        return JsonRpc(self._http, url, tenant) if interface.binding == "JSONRPC" else Rest(self._http, url, tenant)
 
 
-class _Short(httpx.AsyncByteStream):
-    def __init__(self, inner: httpx.AsyncByteStream) -> None:
-        self._inner = inner
+async def _of_one_task(events: AsyncGenerator[Json, None], task_id: str) -> AsyncGenerator[Json, None]:
+    """The events as they are, while they speak of one task; Fail when they speak of another."""
+    async for event in events:
+        found = event.get("task", {}).get("id") or next(
+            (event[name]["taskId"] for name in ("statusUpdate", "artifactUpdate") if name in event), ""
+        )
+        if found and task_id and found != task_id:
+            raise Fail(f"the agent speaks of task {found[:100]} on the stream of task {task_id[:100]}")
+        task_id = task_id or found
+        yield event
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = ANSWER
-        async for part in self._inner:
-            left -= len(part)
-            if left < 0:
-                raise httpx.DecodingError(f"the answer is larger than {ANSWER // 1024 // 1024} MB")
-            yield part
 
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+def _the_one(task: Json, task_id: str) -> Json:
+    if task["id"] != task_id:
+        raise Fail(f"the agent was asked for task {task_id[:100]} and answered with {task['id'][:100]}")
+    return task
+
+
+def has_ended(event: Json) -> bool | None:
+    """Whether a task has ended by an event of it; None when it does not say."""
+    if "message" in event:
+        return True
+    status = event.get("task", event.get("statusUpdate", {})).get("status")
+    return None if status is None else status["state"] in ENDED
+
+
+# Interfaces
+
+
+def _judged(one: Any, address: str, *, secret: bool) -> Interface:
+    """An interface of a card, and why it cannot be used: a card names no inner place beyond its own host, where alone our token goes."""
+    version = one.protocol_version or "1.0"
+    why_not = ""
+    if one.protocol_binding not in BINDINGS:
+        why_not = f"the agent has neither a JSON-RPC, an HTTP+JSON nor a gRPC interface (it has: {one.protocol_binding[:60] or 'none'})"
+    elif not (version.split(".")[0] == "1" or version == "0.3" or version.startswith("0.3.")):
+        why_not = f"the agent speaks A2A {version[:20]}; 1.0 and 0.3 are what is spoken here"
+    else:
+        why_not = _elsewhere(one.url, one.protocol_binding, address, secret=secret)
+    return Interface(one.url, one.protocol_binding, version, one.tenant, why_not)
+
+
+def _elsewhere(url: str, binding: str, address: str, *, secret: bool) -> str:
+    try:
+        home, there = urlsplit(address), urlsplit(url if "://" in url or binding != "GRPC" else f"//{url}")
+        host, _ = there.hostname or "", there.port
+    except ValueError:
+        return f"the card names an agent at {url[:200]!r}, which is no address"
+    schemes = {"", "http", "https", "grpc", "grpcs"} if binding == "GRPC" else {"http", "https"}
+    if not host or there.scheme not in schemes or there.username is not None or len(url) > 2048:
+        return f"the card names an agent at {url[:200]!r}, which is no address"
+    same = host.lower() == (home.hostname or "").lower()
+    shown = f"{there.scheme}://{there.netloc}" if there.scheme else there.netloc
+    if same and home.scheme == "https" and secret and there.scheme in {"http", "grpc"}:
+        return (
+            f"the card names an agent at {shown}, where its token would be sent in the clear; name a card that is there"
+        )
+    if same:
+        return ""
+    if secret:
+        return f"the card names an agent at {shown}, which would be sent its token; name a card that is there"
+    if names_inside(host):
+        return f"the card names an agent at {shown}, which is a private address; name a card that is there"
+    return ""
+
+
+def _in_order(interfaces: Sequence[Interface]) -> list[Interface]:
+    """By the agent's favourite bindings, the newest version of each first; what cannot be used last."""
+    first: Mapping[str, int] = {one.binding: at for at, one in reversed(list(enumerate(interfaces))) if not one.why_not}
+    return sorted(interfaces, key=lambda one: (bool(one.why_not), first.get(one.binding, len(interfaces)), one.legacy))

@@ -172,6 +172,13 @@ class PlainHttp:
                 connection.writer.close()
                 raise
 
+    async def connected(self, url: str) -> None:
+        """Has a connection to that address, to be used by whoever sends next. Unreachable."""
+        where = _where(url)
+        connection = await self._connection(where)
+        connection.until = time.monotonic() + IDLE
+        self._idle.setdefault(where.key, []).append(connection)
+
     def tidy(self) -> None:
         """Closes connections that were idle for too long; the oldest stand first."""
         now = time.monotonic()

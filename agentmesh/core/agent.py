@@ -269,3 +269,13 @@ class AgentPeer(Protocol):
 
     async def cancel(self, task_id: str, call: PeerCall) -> Json:
         """Asks the peer to end a task: the Task afterwards."""
+
+
+@runtime_checkable
+class Inspected(Protocol):
+    """An agent elsewhere that operators can look into."""
+
+    def facts(self) -> Json:
+        """{card, trouble, why_not, etag, requires, interfaces: [{url, binding, version, tenant, used, why_not}]}: where its card is, what
+        was wrong at the last look, why messages are not sent to it, and every way to it with what keeps it from being used.
+        """
