@@ -17,7 +17,7 @@ from agentmesh.errors import InvalidInput
 
 PER_RUN: Final = 20
 """Configurations of one run."""
-LEASE: Final = 60.0
+LEASE: Final = 30.0
 """Seconds for which a worker has a delivery; longer than one request takes."""
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 3600.0

@@ -31,7 +31,7 @@ from agentmesh.adapters.sql.heads import Ending
 from agentmesh.adapters.sql.neighbours import Neighbours
 from agentmesh.adapters.sql.patience import STALLED, Patience
 from agentmesh.adapters.sql.reader import Reader
-from agentmesh.adapters.sql.tables import runs
+from agentmesh.adapters.sql.tables import deliveries, runs
 from agentmesh.adapters.sql.writer import ROWS, Writer
 from agentmesh.core.push import LEASE, Delivery
 from agentmesh.core.run import STATE_AFTER, Entry, Kind, Run, RunState, apply
@@ -425,7 +425,9 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[[Sequence[str]], N
 def _takeover(engine: Engine, now: float) -> None:
     """Ends every lease: the lock proves that whoever held them is gone, so nobody need wait for their clock."""
     with engine.begin() as connection:
-        connection.execute(runs.update().where(runs.c.lease_owner.is_not(None)).values(lease_owner=None, due_at=now))
+        for table in (runs, deliveries):
+            held = table.update().where(table.c.lease_owner.is_not(None))
+            connection.execute(held.values(lease_owner=None, due_at=now))
 
 
 async def _documents(texts: list[str], inline: int = INLINE) -> list[Document]:
