@@ -147,9 +147,11 @@ def test_what_the_services_say_of_each_other_agrees() -> None:
         environment = SERVICES[server]["environment"]
         assert environment["AGENTMESH_STORE"] == f"postgresql://{user}@127.0.0.1:{port}/{name}"
         assert environment["PGPASSFILE"] == "/secrets/pgpass"
-        ports.append(SERVICES[server]["command"][-1])
-        assert f":{ports[-1]}/healthz" in SERVICES[server]["healthcheck"]["test"][-1]
-    assert len(set(ports)) == 2
+        command = SERVICES[server]["command"]
+        port_of = {option: command[command.index(option) + 1] for option in ("--port", "--grpc-port")}
+        ports += port_of.values()
+        assert f":{port_of['--port']}/healthz" in SERVICES[server]["healthcheck"]["test"][-1]
+    assert len(set(ports)) == 4
     mesh = load_mesh_of_the_servers()
     (model,) = mesh.file.models.values()
     assert model.url == f"http://127.0.0.1:{SERVICES['model']['command'][-1]}/v1"
