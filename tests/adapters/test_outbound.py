@@ -15,6 +15,7 @@ from agentmesh.adapters.outbound_transport import GuardedTransport
 from agentmesh.core.outside import HttpRequest
 from agentmesh.errors import Fail, InvalidInput, NotSent, Unanswered
 from tests.adapters.test_http_outside import listening, server
+from tests.requirements import covers
 
 pytestmark = pytest.mark.anyio
 
@@ -57,6 +58,7 @@ async def post(outbound: Outbound, url: str, **fields: object) -> int:
         return (await outbound.send(sent)).status
 
 
+@covers("A2A-1.0.1 13.2#push-urls")
 @pytest.mark.parametrize("address", INSIDE)
 async def test_a_name_that_leads_inside_is_refused_where_it_is_connected(address: str) -> None:
     """Whatever the address is wrapped in: the answer of the name service is judged, not the name."""
@@ -66,6 +68,7 @@ async def test_a_name_that_leads_inside_is_refused_where_it_is_connected(address
         await guard.addresses("hooks.example", 443)
 
 
+@covers("A2A-1.0.1 13.2#push-urls")
 @pytest.mark.parametrize("address", INSIDE)
 async def test_an_address_inside_is_refused_as_it_is_written(address: str) -> None:
     """When the webhook is configured, and when it is connected to."""

@@ -25,6 +25,7 @@ from agentmesh.engine.delivering import LOOK, PER_HOST
 from agentmesh.engine.push import PushPorts
 from agentmesh.errors import Fail, InvalidInput, NotBuilt, NotFound, NotSent, PolicyDenied, Unanswered
 from tests.engine.meshes import LOCAL, Clock, mesh, workflow
+from tests.requirements import covers
 
 pytestmark = pytest.mark.anyio
 KEY = b"k" * 32
@@ -112,6 +113,7 @@ async def pushing(
 # Configurations
 
 
+@covers("A2A-1.0.1 3.1.7#push-configurations")
 async def test_a_configuration_is_kept_and_found_again() -> None:
     """With everything it was given, by its id or one that was made; deleting it twice is as good as once."""
     async with pushing(working=False) as b:
@@ -129,6 +131,7 @@ async def test_a_configuration_is_kept_and_found_again() -> None:
             await b.push.get(LOCAL, run, "c1")
 
 
+@covers("A2A-1.0.1 3.1.7#push-configurations")
 async def test_what_is_anothers_is_as_what_is_absent() -> None:
     """Of another owner or tenant: the same error, in the same words but for the name, and nothing is changed."""
     async with pushing(working=False) as b:
@@ -215,6 +218,7 @@ async def test_without_ports_nothing_is_offered() -> None:
 # Delivery
 
 
+@covers("A2A-1.0.1 4.3.3#push-payload")
 async def test_everything_after_the_configuration_arrives_in_order() -> None:
     """One request for each event, with what the caller configured and an id of its own; then it is over."""
     async with pushing() as b:
