@@ -10,7 +10,7 @@ ENTRIES = {
     "A2A-1.0.1 3.1.5#cancel-task": "CancelTask ends a task; one that has ended is TaskNotCancelableError.",
     "A2A-1.0.1 3.1.6#subscribe": "SubscribeToTask takes a task up again; one that has ended is refused.",
     "A2A-1.0.1 3.1.7#push-configurations": "Push configurations are created, read, listed and deleted, by whoever may see the task.",
-    "A2A-1.0.1 4.3.3#push-payload": "A webhook gets StreamResponse objects in order, with the token and credentials configured, and may answer late.",
+    "A2A-1.0.1 4.3.3#push-payload": "A webhook gets StreamResponse objects in order, with the token and credentials configured.",
     "A2A-1.0.1 13.2#push-urls": "A webhook inside this machine or its networks is not told, however its address is spelled.",
     "A2A-1.0.1 3.2.2#return-immediately": "SendMessage blocks to the end unless returnImmediately.",
     "A2A-1.0.1 3.2.4#history-length": "historyLength: all without it, none with 0, never negative.",
