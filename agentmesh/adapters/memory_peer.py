@@ -160,8 +160,8 @@ class MemoryPeer(ToolsOnly):
         else:
             yield {"task": task.to_json()} if task.reply is None else {"message": task.reply}
 
-    async def subscribe(self, task_id: str, call: PeerCall) -> AsyncGenerator[Json, None]:
-        """See `AgentPeer.subscribe`."""
+    async def follow(self, task_id: str, call: PeerCall) -> AsyncGenerator[Json, None]:
+        """See `AgentPeer.follow`."""
         self._reach()
         task = self._known(task_id)
         if not self._agent.streaming:

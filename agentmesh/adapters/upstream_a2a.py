@@ -367,10 +367,8 @@ class PeerSource(ToolsOnly):
         if silent:
             raise Unanswered(f"{self._name} answered the message with nothing")
 
-    async def subscribe(  # type: ignore[override] # it has no resources to subscribe to
-        self, task_id: str, call: PeerCall
-    ) -> AsyncGenerator[Json, None]:
-        """See AgentPeer.subscribe."""
+    async def follow(self, task_id: str, call: PeerCall) -> AsyncGenerator[Json, None]:
+        """See AgentPeer.follow."""
         async with aclosing(self._counted(self._speaking().subscribe(task_id, call))) as events:
             async for event in events:
                 self._note(event)

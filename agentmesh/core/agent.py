@@ -255,10 +255,10 @@ class AgentPeer(Protocol):
         """Sends a Message. What comes back: `{message}` alone, or `{task}` and then `{statusUpdate}`, `{artifactUpdate}` or `{task}`.
 
         Streams where the peer streams; else the one answer to SendMessage with `returnImmediately`. It may end before the task does: then
-        `subscribe`, or `get` now and then. Closing it tells the peer nothing.
+        `follow`, or `get` now and then. Closing it tells the peer nothing.
         """
 
-    def subscribe(self, task_id: str, call: PeerCall) -> AsyncGenerator[Json, None]:
+    def follow(self, task_id: str, call: PeerCall) -> AsyncGenerator[Json, None]:
         """The task as it is now, then what happens to it; Conflict when it has ended, Fail when the peer does not stream."""
 
     async def get(self, task_id: str, call: PeerCall, *, history_length: int | None = None) -> Json:

@@ -118,6 +118,11 @@ class Execution:
         self._canceled_by = self._canceled_by or by
         self._scope.cancel()
 
+    @property
+    def canceled(self) -> bool:
+        """Whether it ends because somebody asked for that."""
+        return self._canceled_by is not None
+
     def poke(self) -> None:
         self.poked.set()
 

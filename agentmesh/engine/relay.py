@@ -32,6 +32,7 @@ from agentmesh.errors import (
     NotSent,
     PolicyDenied,
     Retry,
+    StoreError,
     Unanswered,
 )
 
@@ -115,6 +116,11 @@ class _Relay:
         self._last: Json = {}
         """The Task as far as it was told whole."""
         self._asked = 0
+        self._sent = False
+        """A message may have reached the agent."""
+        route = run.run.route or {}
+        if self._root and route.get("agent") in run.bench.sources.peers():  # the one that was chosen last
+            self._peer_name, self._skill = str(route["agent"]), route.get("skill")
         recorded = run.recorded.get(self._path)
         if a.resumed and recorded is not None and recorded.task is not None:
             self._peer_name = str(recorded.task["peer"])
@@ -134,6 +140,31 @@ class _Relay:
         )  # fmt: skip
 
     async def to_the_end(self) -> JSON:
+        """The output. What it fails at ends the agent's task too; a cancelled run's task is canceled by the execution."""
+        try:
+            return await self._go()
+        except StoreError:
+            raise
+        except MeshError:
+            if (left := self._run.elsewhere.pop(self._path, None)) is not None:
+                await cancel_elsewhere(self._run, {self._path: left})
+            raise
+        except anyio.get_cancelled_exc_class():
+            if self._sent and self._task is None and self._run.canceled:
+                await self._cancel_unknown()
+            raise
+
+    async def _cancel_unknown(self) -> None:
+        """Ends the task of a message that was cut off before the agent had said which it is."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CANCEL_TIME):
+            try:
+                task = await self._peer.find(self._a.key, self._run.run.created_at, self._call())
+                if task is not None:
+                    await self._peer.cancel(str(task.get("id")), self._call())
+            except MeshError as error:
+                log.warning("run %s: %s may go on with what was canceled: %s", self._run.run.id, self._peer_name, error)
+
+    async def _go(self) -> JSON:
         run = self._run
         if self._task is None and self._a.resumed:
             await self._reconcile()
@@ -228,7 +259,7 @@ class _Relay:
                 message = {**message, "contextId": message_context}
         replied: _Replied | None = None
         before = self._state
-        self._state = None
+        self._state, self._sent = None, True
         try:
             async with aclosing(self._peer.send({**message, "messageId": ident}, self._call())) as events:
                 async for event in events:
@@ -312,7 +343,7 @@ class _Relay:
         """Takes what the task's stream tells; False when the agent has none for it."""
         assert self._task is not None
         try:
-            async with aclosing(self._peer.subscribe(self._task, self._call())) as events:
+            async with aclosing(self._peer.follow(self._task, self._call())) as events:
                 async for event in events:
                     await self._take(event)
                     if self._state is not None and (self._state.terminal or self._state is RunState.INPUT_REQUIRED):

@@ -131,6 +131,43 @@ async def test_cancelling_reaches_the_agent_first() -> None:
         assert (run.state, peer.cancelled) == (RunState.CANCELED, ["billing-1"])
 
 
+async def test_cancelling_before_the_agent_has_said_which_task_it_is_ends_that_task_too() -> None:
+    """It is found by the message that began it."""
+    heard = anyio.Event()
+
+    async def act(task: MemoryTask) -> None:
+        heard.set()
+        await anyio.sleep_forever()  # without a word
+
+    peer = MemoryPeer("billing", act)
+    async with with_peers(peer) as engine:
+        run = await engine.agents.send(LOCAL, say("hello"))
+        await heard.wait()
+        run = await engine.agents.cancel_task(LOCAL, run.id)
+        assert (run.state, peer.cancelled) == (RunState.CANCELED, ["billing-1"])
+
+
+async def test_a_step_that_fails_otherwise_leaves_no_task_running() -> None:
+    """An answer that is none fails the step, and the agent is told to stop; the run goes on."""
+
+    async def act(task: MemoryTask) -> None:
+        task.status("WORKING")
+        task._tell({"statusUpdate": {"taskId": "another", "status": {"state": "TASK_STATE_COMPLETED"}}})
+        await anyio.sleep_forever()
+
+    asks = workflow(
+        "asks",
+        {"id": "bill", "agent": {"peer": "billing", "message": "x"}, "on_error": "continue"},
+        {"id": "b", "set": 1},
+    )
+    peer = MemoryPeer("billing", act)
+    async with with_peers(peer, workflows=(asks,)) as engine:
+        run = await until(engine, await engine.runs.start(LOCAL, "asks", {"text": "x"}), RunState.COMPLETED)
+        assert run.steps["bill"].error is not None
+        assert "speaks of task another" in str(run.steps["bill"].error["message"])
+        assert peer.cancelled == ["billing-1"]
+
+
 async def test_a_login_that_the_agent_waits_for_is_shown_and_over_when_it_goes_on() -> None:
     """AUTH_REQUIRED is a state of the run, without anybody of this mesh being asked."""
     go_on = anyio.Event()
