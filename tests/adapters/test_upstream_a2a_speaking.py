@@ -83,7 +83,7 @@ async def test_a_task_is_subscribed_to_and_cancelled(binding: str, version: str)
                     break
             await echo.held.wait()
             assert source.health().busy == 1
-            async with aclosing(source.subscribe(task, CALL)) as events:
+            async with aclosing(source.follow(task, CALL)) as events:
                 seen = await anext(events)
                 assert seen["task"]["id"] == task
                 cancelled = await source.cancel(task, CALL)
@@ -160,7 +160,7 @@ async def test_an_agent_that_does_not_stream_answers_at_once(binding: str, versi
             await echo.held.wait()
         assert event["task"]["status"]["state"] in {"TASK_STATE_SUBMITTED", "TASK_STATE_WORKING"}
         with pytest.raises(Fail, match="does not stream"):
-            await anext(source.subscribe(event["task"]["id"], CALL))
+            await anext(source.follow(event["task"]["id"], CALL))
         await source.cancel(event["task"]["id"], CALL)
 
 
