@@ -149,9 +149,11 @@ async def test_cancelling_before_the_agent_has_said_which_task_it_is_ends_that_t
 
 async def test_a_step_that_fails_otherwise_leaves_no_task_running() -> None:
     """An answer that is none fails the step, and the agent is told to stop; the run goes on."""
+    followed = anyio.Event()
 
     async def act(task: MemoryTask) -> None:
         task.status("WORKING")
+        await followed.wait()
         task._tell({"statusUpdate": {"taskId": "another", "status": {"state": "TASK_STATE_COMPLETED"}}})
         await anyio.sleep_forever()
 
@@ -162,7 +164,11 @@ async def test_a_step_that_fails_otherwise_leaves_no_task_running() -> None:
     )
     peer = MemoryPeer("billing", act)
     async with with_peers(peer, workflows=(asks,)) as engine:
-        run = await until(engine, await engine.runs.start(LOCAL, "asks", {"text": "x"}), RunState.COMPLETED)
+        run = await engine.runs.start(LOCAL, "asks", {"text": "x"})
+        async for event in engine.runs.watch(LOCAL, run.id):
+            if event.entry is not None and event.entry.kind is Kind.STEP_SAID:
+                followed.set()
+        run = await engine.runs.get(LOCAL, run.id)
         assert run.steps["bill"].error is not None
         assert "speaks of task another" in str(run.steps["bill"].error["message"])
         assert peer.cancelled == ["billing-1"]
