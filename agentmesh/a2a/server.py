@@ -10,18 +10,21 @@ Importing this costs half a second and 50 MB, nearly all of it the SDK: app.py d
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from a2a.utils.errors import UnsupportedOperationError
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from agentmesh.a2a.card import card_of, card_route
+from agentmesh.a2a.card import card_route
 from agentmesh.a2a.operations import Operations
 from agentmesh.a2a.rest import Rest
 from agentmesh.a2a.rpc import Rpc
 from agentmesh.a2a.stream import Streams
 from agentmesh.a2a.v03_rest import Rest03
 from agentmesh.a2a.v03_rpc import Rpc03
+from agentmesh.core.policy import Principal
 from agentmesh.engine import Engine
 from agentmesh.settings import Settings
 
@@ -54,8 +57,11 @@ def build_a2a(
 
 def operations_of(engine: Engine, base_url: str) -> Operations:
     """What every binding ends in."""
-    url = base_url.rstrip("/")
-    return Operations(engine, lambda principal, agent: card_of(engine, principal, url))
+
+    def extended(principal: Principal, agent: str | None) -> Mapping[str, Any]:
+        raise UnsupportedOperationError("this agent has no extended card; the one at the well-known path is all")
+
+    return Operations(engine, extended)
 
 
 class Front:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,12 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from agentmesh.a2a.server import build_a2a
+from agentmesh.adapters.memory_peer import MemoryPeer
 from agentmesh.core.mesh import Mesh
+from agentmesh.core.policy import Principal
+from agentmesh.core.store import Store
 from agentmesh.engine import Engine
+from agentmesh.engine.push import PushPorts
 from agentmesh.errors import Fail
 from agentmesh.http.api import build_api
 from agentmesh.http.auth import Guard
@@ -90,16 +94,32 @@ class Serving:
     http: httpx.AsyncClient
 
 
+def by_header(scope: Mapping[str, Any]) -> Principal:
+    """Who asks, as the test says: `X-Who: TENANT/SUBJECT`."""
+    said = dict(scope["headers"]).get(b"x-who", b"local/local").decode()
+    tenant, _, subject = said.partition("/")
+    return Principal(subject, tenant)
+
+
 @asynccontextmanager
-async def serving_mesh(of: Mesh | None = None, **more: Any) -> AsyncIterator[Serving]:
-    """The mesh of `skills_mesh`, served with every edge but MCP."""
+async def serving_mesh(
+    of: Mesh | None = None, *, peers: Sequence[MemoryPeer] = (), functions: Mapping[str, Any] | None = None,
+    push: PushPorts | None = None, store: Store | None = None, **more: Any,
+) -> AsyncIterator[Serving]:  # fmt: skip
+    """The mesh of `skills_mesh`, served with every edge but MCP; callers are who their header says."""
     gate = Gate()
-    functions = {"x:shout": shout, "x:wait": gate.wait, "x:broken": broken}
-    async with serving(of or skills_mesh(), functions=functions) as engine:
+    known = {"x:shout": shout, "x:wait": gate.wait, "x:broken": broken, **(functions or {})}
+    async with AsyncExitStack() as stack:
+        for peer in peers:
+            await stack.enter_async_context(peer)
+        engine = await stack.enter_async_context(
+            serving(of or skills_mesh(), functions=known, sources=peers, push=push, store=store)
+        )
         edge = Late()
-        async with served(Guard(edge)) as url, httpx.AsyncClient(base_url=url, timeout=10) as client:
-            edge.app = build(engine, url, **more)
-            yield Serving(url, engine, gate, client)
+        url = await stack.enter_async_context(served(Guard(edge, identify=by_header)))
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=10))
+        edge.app = build(engine, url, **more)
+        yield Serving(url, engine, gate, client)
 
 
 class Late:

@@ -274,11 +274,16 @@ async def test_accepted_output_modes_choose_the_parts(on: Serving) -> None:
     assert [part.WhichOneof("content") for part in task.artifacts[0].parts] == ["text"]
 
 
-async def test_a_mesh_without_a_default_names_its_skills() -> None:
-    """A message without a skill is told which there are."""
+@covers("A2A-1.0.1 4.1.3#rejected")
+async def test_a_message_that_nobody_takes_is_a_rejected_task() -> None:
+    """It is over at once, and its status says so."""
     async with serving_mesh(skills_mesh(default=None)) as on, client(on, streaming=False) as made:
-        with pytest.raises(InvalidParamsError, match="broken, gate, order, shout"):
-            await send(made, message("hello"))
+        task = await send(made, message("qqqq zzzz xxxx"))
+        assert task.status.state == pb.TASK_STATE_REJECTED
+        assert task.status.message.parts[0].text.startswith("rejected: ")
+        assert (await made.get_task(pb.GetTaskRequest(id=task.id))).status.state == pb.TASK_STATE_REJECTED
+        with pytest.raises(InvalidParamsError, match="no skill 'nosuch'"):
+            await send(made, message("hello", skill="nosuch"))
 
 
 async def test_a_client_that_leaves_a_blocking_call_cancels_nothing(on: Serving) -> None:

@@ -110,7 +110,7 @@ async def test_a_second_question_is_the_next_turn(on: Serving) -> None:
 
 
 async def test_a_stream_ends_at_the_question(on: Serving) -> None:
-    """With the question in its last status; who subscribes to a task that asks is shown the question."""
+    """With the question in its last status; who subscribes to a task that asks is shown it, and what comes of the answer."""
     async with client(on) as made:
         with anyio.fail_after(5):
             events = [event async for event in made.send_message(message("hi", skill="review"))]
@@ -118,8 +118,14 @@ async def test_a_stream_ends_at_the_question(on: Serving) -> None:
             assert last.state == pb.TASK_STATE_INPUT_REQUIRED
             assert MessageToDict(last.message.parts[1].data)["question"]["ask"] == "Send this answer?"
             task = events[0].task.id
-            again = [event async for event in made.subscribe(pb.SubscribeToTaskRequest(id=task))]
-    assert again[0].task.status.state == pb.TASK_STATE_INPUT_REQUIRED
+            again: list[pb.StreamResponse] = []
+            async for event in made.subscribe(pb.SubscribeToTaskRequest(id=task)):
+                again.append(event)
+                if len(again) == 1:
+                    assert event.task.status.state == pb.TASK_STATE_INPUT_REQUIRED
+                    answered = await rpc(on, "SendMessage", {"message": said({"text": "yes"}, taskId=task)})
+                    assert "task" in answered["result"]
+    assert again[-1].status_update.status.state == pb.TASK_STATE_COMPLETED
 
 
 async def test_a_signal_is_a_message_with_its_extension(on: Serving) -> None:

@@ -109,14 +109,34 @@ async def test_what_is_not_a_good_request_has_its_code(on: Serving) -> None:
 
 @covers("A2A-1.0.1 3.6.2#version")
 async def test_any_version_but_ours_is_refused(on: Serving) -> None:
-    """No version means 0.3. Over both bindings."""
-    for version in ("0.3", "99.0", "1.99", "1", "banana", "", None):
+    """Major and minor are compared exactly, over both bindings, in the header and in the query."""
+    for version in ("99.0", "1.99", "1", "banana", "0.2", "1.0.0.0", "1.0-rc", "\u0661.0", "1.0, 0.3"):
+        headers = {} if not version.isascii() else {"A2A-Version": version}
+        query = {} if version.isascii() else {"A2A-Version": version}
+        for path in ("/a2a", "/a2a?x=1"):
+            told = await on.http.post(path, json=call("ListTasks"), headers=headers, params=query or None)
+            assert told.json()["error"]["code"] == -32009, version
+        for path in ("/a2a/tasks", "/a2a/v1/card"):
+            rest = await on.http.get(path, headers=headers, params=query)
+            reason = rest.json()["error"]["details"][0]["reason"]
+            assert (rest.status_code, reason) == (400, "VERSION_NOT_SUPPORTED"), version
+
+
+@covers("A2A-1.0.1 3.6.2#no-version")
+async def test_no_version_means_0_3(on: Serving) -> None:
+    """None, or an empty one: the methods and paths of 1.0 are not 0.3's, and the other way round."""
+    for version in ("0.3", "0.3.0", "", None):
         headers = {} if version is None else {"A2A-Version": version}
         told = await on.http.post("/a2a", json=call("ListTasks"), headers=headers)
+        assert told.json()["error"]["code"] == -32601, version
         rest = await on.http.get("/a2a/tasks", headers=headers)
-        assert told.json()["error"]["code"] == -32009, version
-        reason = rest.json()["error"]["details"][0]["reason"]
-        assert (rest.status_code, reason) == (400, "VERSION_NOT_SUPPORTED"), version
+        assert rest.json()["error"]["details"][0]["reason"] == "VERSION_NOT_SUPPORTED", version
+        old = await on.http.post("/a2a", json=call("tasks/get", {"id": "no-such"}), headers=headers)
+        assert old.json()["error"]["code"] == -32001, version
+    assert (await rpc(on, call("tasks/get", {"id": "no-such"}))).json()["error"]["code"] == -32601
+    assert (await on.http.get("/a2a/v1/tasks/x", headers=V)).json()["error"]["details"][0][
+        "reason"
+    ] == "VERSION_NOT_SUPPORTED"
 
 
 async def test_our_version_is_taken_with_any_patch(on: Serving) -> None:
@@ -129,7 +149,7 @@ async def test_our_version_is_taken_with_any_patch(on: Serving) -> None:
 
 @covers("A2A-1.0.1 4.1.6#parts")
 async def test_parts_that_cannot_be_read(on: Serving) -> None:
-    """Files come later; until then they are refused, not dropped."""
+    """Each is refused before anything is started: what the skill does not take, and what is not one part."""
     cases: list[tuple[list[Any], int]] = [
         ([{"raw": "AAAA", "mediaType": "application/x-no-such"}], -32005),
         ([{"url": "http://127.0.0.1/x"}], -32005),
