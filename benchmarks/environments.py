@@ -30,6 +30,13 @@ MCP_PEERS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """The same for `mcp_calls.py`; MCP's own SDK is a package of ours, and measured as it stands in this environment."""
+A2A_PEERS: dict[str, tuple[str, ...]] = {
+    "a2a": (
+        "a2a-sdk[http-server,sqlite,postgresql]==1.3.0", "aiosqlite==0.22.1", "asyncpg==0.32.0", "sqlalchemy==2.1.9",
+        "protobuf==7.36.2", "starlette==1.10.0", "uvicorn==0.54.0", "uvloop==0.23.0", "httptools==0.9.0",
+    ),
+}  # fmt: skip
+"""The same for the `a2a_*.py` scripts: A2A's own SDK with its own task store, which needs drivers that are no packages of ours."""
 NODE_PEERS: dict[str, dict[str, str]] = {
     "typescript": {
         "@modelcontextprotocol/server": "2.4.0", "@modelcontextprotocol/node": "2.1.2", "zod": "4.6.7",
@@ -49,7 +56,7 @@ def cache() -> Path:
 
 def environment(name: str) -> Path:
     """The Python of a peer's environment. CannotInstall, in plain words, where pip cannot have the packages."""
-    packages = (PEERS | MCP_PEERS)[name]
+    packages = (PEERS | MCP_PEERS | A2A_PEERS)[name]
     digest = hashlib.sha256("\n".join((sys.version, *packages)).encode()).hexdigest()[:12]
     folder = cache() / f"{name}-{digest}"
     python = folder / "bin" / "python"
