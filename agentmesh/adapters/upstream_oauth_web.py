@@ -11,18 +11,18 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
-import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
 import httpx2
 
 from agentmesh import __version__
+from agentmesh.adapters.outbound import Resolve, SystemResolver
 from agentmesh.adapters.reach import Address, Reach, reach_of
 from agentmesh.core.json_text import parse_json
 from agentmesh.errors import Fail, InvalidInput, Retry
@@ -35,17 +35,6 @@ BYTES: Final = 256 * 1024
 REDIRECTS: Final = 3
 _CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")
 """An error code of OAuth (RFC 6749 section 5.2), of a length that may be shown."""
-
-
-class Resolve(Protocol):
-    async def __call__(self, host: str, port: int) -> Sequence[str]:
-        """The addresses of a name. OSError when it has none."""
-
-
-async def resolve_by_system(host: str, port: int) -> Sequence[str]:
-    """As every other program of this machine does."""
-    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +61,12 @@ class OAuthWeb:
         self,
         upstream: str,
         *,
-        resolve: Resolve = resolve_by_system,
+        resolve: Resolve | None = None,
         seconds: float = SECONDS,
     ) -> None:
         """`upstream`: its URL, by which the operator said how near it is."""
         self._upstream = httpx2.URL(upstream)
-        self._resolve = resolve
+        self._resolve = resolve or SystemResolver()
         self._seconds = seconds
         self._tls: ssl.SSLContext | None = None
 
