@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from a2a.server.jsonrpc_models import JSONRPCError
-from a2a.server.request_handlers.response_helpers import EXCEPTION_MAP
 from a2a.utils.errors import (
     A2A_ERROR_MAPPING,
     JSON_RPC_ERROR_CODE_MAP,
@@ -76,18 +74,15 @@ class UnsupportedMediaTypeError(A2AError):
     message = "Unsupported media type"
 
 
-def _add(kind: type[A2AError], code: int, mapping: ErrorMapping) -> None:
-    A2A_ERROR_MAPPING[kind] = mapping
-    JSON_RPC_ERROR_CODE_MAP[kind] = code
-    EXCEPTION_MAP[kind] = JSONRPCError
-
-
-_add(UnavailableError, -32050, ErrorMapping(503, "UNAVAILABLE", "UNAVAILABLE"))
-_add(PermissionDeniedError, -32000, ErrorMapping(403, "PERMISSION_DENIED", "PERMISSION_DENIED"))
-_add(AgentNotFoundError, -32602, ErrorMapping(404, "NOT_FOUND", "AGENT_NOT_FOUND"))
-_add(MethodNotAllowedError, -32600, ErrorMapping(405, "UNIMPLEMENTED", "METHOD_NOT_ALLOWED"))
-_add(UnsupportedMediaTypeError, -32005, ErrorMapping(415, "INVALID_ARGUMENT", "CONTENT_TYPE_NOT_SUPPORTED"))
-_add(JSONParseError, -32700, ErrorMapping(400, "INVALID_ARGUMENT", "INVALID_JSON"))
+OWN: Mapping[type[A2AError], tuple[int, ErrorMapping]] = {
+    UnavailableError: (-32050, ErrorMapping(503, "UNAVAILABLE", "UNAVAILABLE")),
+    PermissionDeniedError: (-32000, ErrorMapping(403, "PERMISSION_DENIED", "PERMISSION_DENIED")),
+    AgentNotFoundError: (-32602, ErrorMapping(404, "NOT_FOUND", "AGENT_NOT_FOUND")),
+    MethodNotAllowedError: (-32600, ErrorMapping(405, "UNIMPLEMENTED", "METHOD_NOT_ALLOWED")),
+    UnsupportedMediaTypeError: (-32005, ErrorMapping(415, "INVALID_ARGUMENT", "CONTENT_TYPE_NOT_SUPPORTED")),
+    JSONParseError: (-32700, ErrorMapping(400, "INVALID_ARGUMENT", "INVALID_JSON")),
+}
+"""What the SDK has no row for. Its own tables stay as they are: its clients, which this process has too, read them backwards."""
 
 ERRORS: tuple[tuple[type[MeshError], type[A2AError]], ...] = (
     (InvalidInput, InvalidParamsError),
@@ -126,7 +121,8 @@ def to_a2a_error(error: Exception, *, task: bool = False) -> A2AError:
 
 def code_of(error: A2AError) -> int:
     """JSON-RPC's code (A2A 1.0.1 section 5.4)."""
-    return JSON_RPC_ERROR_CODE_MAP.get(type(error), -32603)
+    own = OWN.get(type(error))
+    return JSON_RPC_ERROR_CODE_MAP.get(type(error), -32603) if own is None else own[0]
 
 
 def rpc_error(error: A2AError) -> dict[str, Any]:
@@ -142,7 +138,8 @@ def rest_error(error: A2AError) -> dict[str, Any]:
 
 
 def mapping_of(error: A2AError) -> ErrorMapping:
-    return A2A_ERROR_MAPPING.get(type(error), A2A_ERROR_MAPPING[InternalError])
+    own = OWN.get(type(error))
+    return A2A_ERROR_MAPPING.get(type(error), A2A_ERROR_MAPPING[InternalError]) if own is None else own[1]
 
 
 def headers_of(error: A2AError) -> dict[str, str]:
