@@ -11,6 +11,7 @@ import logging
 import random as random_
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ AT_ONCE: Final = 256
 PER_HOST: Final = 8
 CLAIM: Final = 64
 """Deliveries that are taken by one transaction."""
+GIVING_BACK: Final = 2.0
+"""Seconds for the store to take back what a server that stops had begun."""
 LOOK: Final = 2.0
 """Seconds between two looks at everything that is due: what others configured, what waited for its next try."""
 STIRRED: Final = 500
@@ -51,6 +54,13 @@ class _Failure:
     said: str
     refused: bool = False
     after: float | None = None
+
+
+@dataclass(slots=True)
+class _Job:
+    """A delivery that is worked on, as far as it has come."""
+
+    one: Delivery
 
 
 class Deliverer:
@@ -148,12 +158,18 @@ class Deliverer:
         return found
 
     async def _deliver(self, one: Delivery) -> None:
+        job = _Job(one)
         try:
-            await self._work_off(one)
+            await self._work_off(job)
         except StoreError as error:
             log.warning("what was told of run %s cannot be recorded: %s", one.run_id, error.message)
         except Exception:
             log.exception("the push notifications of run %s broke; they go on when the lease is over", one.run_id)
+        except BaseException:
+            # The server stops: another may go on at once. What was on its way is sent once more.
+            with anyio.CancelScope(shield=True), anyio.move_on_after(GIVING_BACK), suppress(StoreError):
+                await self._store.keep_delivery(job.one, after=0.0)
+            raise
         finally:
             held_up = self._busy[one.host] >= PER_HOST or self.active >= AT_ONCE
             self._busy[one.host] -= 1
@@ -162,8 +178,9 @@ class Deliverer:
             if held_up:
                 self.look()
 
-    async def _work_off(self, one: Delivery) -> None:
+    async def _work_off(self, job: _Job) -> None:
         """Until there is nothing more, or a try failed."""
+        one = job.one
         config = self._unseal(one)
         if config is None:
             await self._give_up(one, "it was sealed with a key that this mesh has no more")
@@ -175,14 +192,10 @@ class Deliverer:
         while entries := await self._store.entries(one.run_id, folder.seq):
             for entry in entries:
                 folder.add(entry)
-                if entry.seq <= one.cursor:
-                    continue
-                told = await self._tell(one, config, folder, entry, render)
-                if told is None:
+                if entry.seq > job.one.cursor and not await self._tell(job, config, folder, entry, render):
                     return
-                one = told
         # Whatever is added now makes it due again by itself: its journal is past the cursor.
-        if await self._store.keep_delivery(one, after=0.0):
+        if await self._store.keep_delivery(job.one, after=0.0):
             self._folders[one.run_id, one.id] = folder
             if len(self._folders) > FOLDED:
                 self._folders.popitem(last=False)
@@ -195,31 +208,29 @@ class Deliverer:
         run = await self._store.get_run(one.run_id)
         return None if run is None else Folder(as_submitted(run))
 
-    async def _tell(
-        self, one: Delivery, config: PushConfig, folder: Folder, entry: Entry, render: Render
-    ) -> Delivery | None:
-        """Sends what an entry is; None when this worker has nothing more to do for the delivery."""
+    async def _tell(self, job: _Job, config: PushConfig, folder: Folder, entry: Entry, render: Render) -> bool:
+        """Sends what an entry is; False when this worker has nothing more to do for the delivery."""
         run, over = folder.run, folder.state.terminal
         try:
             events = list(render(RunEvent(run, entry, describe(entry)), run))
         except Exception:
             log.exception("entry %d of run %s cannot be put into the protocol's words", entry.seq, run.id)
-            await self._failed(one, _Failure(f"entry {entry.seq} cannot be put into the protocol's words"))
-            return None
-        for part, event in enumerate(events[one.part :], one.part + 1):
+            await self._failed(job.one, _Failure(f"entry {entry.seq} cannot be put into the protocol's words"))
+            return False
+        for part, event in enumerate(events[job.one.part :], job.one.part + 1):
             failure = await self._post(config, run, f"{run.id}/{entry.seq}/{part}", event)
             if failure is not None:
-                await self._failed(one, failure)
-                return None
+                await self._failed(job.one, failure)
+                return False
             whole = part == len(events)
-            one = one.delivered(entry.seq) if whole else one.delivered(one.cursor, part=part)
+            job.one = job.one.delivered(entry.seq) if whole else job.one.delivered(job.one.cursor, part=part)
             end = whole and over
-            if not await self._store.keep_delivery(one, after=None if end else LEASE, held=not end) or end:
-                return None
+            if not await self._store.keep_delivery(job.one, after=None if end else LEASE, held=not end) or end:
+                return False
+        job.one = replace(job.one, cursor=entry.seq, part=0)
         if over:  # its end was nobody's news
-            await self._store.keep_delivery(replace(one, cursor=entry.seq, part=0), after=None)
-            return None
-        return replace(one, cursor=entry.seq, part=0)
+            await self._store.keep_delivery(job.one, after=None)
+        return not over
 
     async def _post(self, config: PushConfig, run: Run, ident: str, event: Mapping[str, Any]) -> _Failure | None:
         plain = config.version.startswith("0.")

@@ -30,8 +30,6 @@ class Made:
     def __init__(self, known: Mapping[str, Json]) -> None:
         self._artifacts: dict[str, dict[str, Any]] = {ident: dict(artifact) for ident, artifact in known.items()}
         self._size = sum(len(write_json(one)) for one in self._artifacts.values())
-        self.value: JSON = None
-        """What a message gave in their place."""
 
     def has(self, artifact: Json) -> bool:
         """Whether it is here just so already."""
@@ -53,9 +51,6 @@ class Made:
             raise Fail(
                 f"the task made more than {LARGEST // 1024 // 1024} MB, or {ARTIFACTS} artifacts; it is given up"
             )
-
-    def replace(self, value: JSON) -> None:
-        self.value = value
 
     def parts(self) -> list[Json]:
         """Of all of them, in order; text that came in pieces is one."""
