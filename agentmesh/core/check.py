@@ -190,6 +190,8 @@ class _MeshChecker(Checker):
         ):
             self.fault(("default_model",), message)
         skills = self.world.mesh.skills
+        if "1.0" not in file.a2a.versions:
+            self.fault(("a2a", "versions"), "1.0 is always spoken: name it, and 0.3 beside it if you want", key=True)
         if file.a2a.default is not None and (message := self.world.unknown("skills", file.a2a.default, skills)):
             self.fault(("a2a", "default"), message)
 

@@ -44,6 +44,10 @@ class A2aSettings(BaseModel):
     """A model that makes embeddings, by which messages that name no skill are compared with skills; None: by their words alone."""
     webhooks: list[str] = []
     """Hosts inside (`127.0.0.1`, `10.1.0.0/16`, `hooks.internal`) that push notifications may go to; others have to be on the internet."""
+    push: bool = True
+    """Whether push notifications are sent."""
+    versions: list[Literal["1.0", "0.3"]] = Field(["1.0", "0.3"], min_length=1)
+    """Versions of A2A that are spoken; 1.0 is one of them."""
     required_extensions: list[str] = []
     """URIs of extensions that clients have to declare, of those that this agent knows."""
 
