@@ -35,8 +35,8 @@ LOOKUPS: Final = 32
 """Names that are looked up at once, in threads of their own: a name service that does not answer holds up nobody else's."""
 ADDRESSES: Final = 8
 """Of one name, that are tried."""
-ANSWER: Final = 64 * 1024
-"""Bytes of an answer that are read."""
+ANSWER: Final = 16 * 1024
+"""Bytes of an answer that are read: its connection can be used again when that was all of it."""
 CONNECTIONS: Final = 256
 SECONDS: Final = 15.0
 """For one notification and its answer."""
@@ -147,7 +147,7 @@ class Outbound(OutsideHttp):
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, str | None]:
         """See `core.push.Webhooks.post`."""
-        answer = await self.send(HttpRequest("POST", url, headers, body, timeout=SECONDS, raw=True, limit=0))
+        answer = await self.send(HttpRequest("POST", url, headers, body, timeout=SECONDS, raw=True, limit=ANSWER))
         return answer.status, answer.headers.get("retry-after")
 
     async def _follow(self, request: HttpRequest, url: httpx.URL, trace: Callable[..., object]) -> HttpAnswer:

@@ -284,6 +284,25 @@ async def test_an_answer_without_end_is_left_after_its_first_bytes() -> None:
                     await client.get(f"http://127.0.0.1:{port}/")
 
 
+async def test_the_connection_of_a_short_answer_is_used_again() -> None:
+    """A webhook that is told ten things is not connected to ten times."""
+    connections = 0
+
+    async def serve(reader, writer):
+        nonlocal connections
+        connections += 1
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(2)
+            writer.write(OK)
+            await writer.drain()
+
+    async with listening(serve) as port, Outbound(Guard(["127.0.0.1"])) as outbound:
+        for _ in range(10):
+            assert await outbound.post(f"http://127.0.0.1:{port}/", {}, b"{}") == (200, None)
+    assert connections == 1
+
+
 async def test_no_cookie_is_kept_and_none_is_sent() -> None:
     """What one webhook sets is not for the next."""
     reply = b"HTTP/1.1 200 OK\r\nset-cookie: a=b\r\ncontent-length: 0\r\n\r\n"

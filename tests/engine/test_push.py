@@ -16,7 +16,7 @@ from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.memory_outside import Notified, ScriptedWebhooks
 from agentmesh.adapters.vault import Seals
 from agentmesh.core.policy import PolicyFile, Principal
-from agentmesh.core.push import GIVEN_UP_AFTER, PER_RUN, Delivery, PushConfig, retry_after
+from agentmesh.core.push import GIVEN_UP_AFTER, LEASE, PER_RUN, Delivery, PushConfig, retry_after
 from agentmesh.core.run import Entry, Kind, Run, RunEvent
 from agentmesh.core.store import Store
 from agentmesh.core.trace import traced
@@ -40,6 +40,15 @@ def told(event: RunEvent, run: Run) -> Sequence[Mapping[str, Any]]:
     if event.entry.kind is Kind.RUN_WORKING:
         return []
     return [body, body | {"part": 2}] if event.entry.kind is Kind.STEP_COMPLETED else [body]
+
+
+class Dying(MemoryStore):
+    """A store that a process which was killed says nothing more to."""
+
+    dying = False
+
+    async def keep_delivery(self, delivery: Delivery, *, after: float | None, held: bool = False) -> bool:
+        return False if self.dying else await super().keep_delivery(delivery, after=after, held=held)
 
 
 class Bench:
@@ -512,9 +521,30 @@ async def test_a_slow_webhook_delays_a_stream_by_nothing() -> None:
         assert b.seen()[-1] == (23, 1)
 
 
+async def test_a_server_that_stops_gives_back_what_it_had() -> None:
+    """Another goes on at once, with the event that was not answered."""
+    store = MemoryStore(clock=Clock())
+    never = anyio.Event()
+
+    async def script(got: Notified) -> int:
+        if len(b.hooks.got) == 2:
+            await never.wait()
+        return 200
+
+    async with pushing(script, store=store) as b:
+        run = await b.run()
+        await b.configured(run)
+        await b.step(run)
+        await b.end(run)
+        await b.until(lambda: len(b.hooks.got) == 2)
+    async with pushing(store=store) as b:
+        await b.settled(run, lambda one: one.ended)
+        assert b.seen() == [(3, 2), (4, 1)]
+
+
 async def test_another_process_takes_up_what_one_left() -> None:
     """After its lease; the event that was on its way may come twice, none is lost and none comes out of order."""
-    store = MemoryStore(clock=(clock := Clock()))
+    store = Dying(clock=(clock := Clock()))
     never = anyio.Event()
 
     async def script(got: Notified) -> int:
@@ -529,7 +559,13 @@ async def test_another_process_takes_up_what_one_left() -> None:
             await b.step(run, f"s{number}")
         await b.until(lambda: b.seen() and b.seen()[-1] == (4, 1))
         first = b.seen()
-    clock.now += 61
+        store.dying = True
+    store.dying = False
+    clock.now += LEASE - 1
+    async with pushing(store=store) as b:
+        await b.until(lambda: b.push.deliverer.active == 0)
+        assert b.hooks.got == []
+    clock.now += 2
     async with pushing(store=store) as b:
         await b.until(lambda: len(b.hooks.got) == 4)
         assert first + b.seen() == [(3, 1), (3, 2), (4, 1), (4, 1), (4, 2), (5, 1), (5, 2)]
