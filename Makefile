@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup serve test test-fast test-real faults check e2e conformance-mcp bench bench-workflows bench-mcp train eval lock clean
+.PHONY: help setup serve test test-fast test-real faults check e2e e2e-frameworks conformance-mcp bench bench-workflows bench-mcp train eval lock clean
 py := .venv/bin/python
 HOST ?= 127.0.0.1
 PORT ?= 8080
@@ -22,10 +22,10 @@ serve: .venv/.set-up ## Serve the example mesh of this folder on http://127.0.0.
 test: test-fast test-real ## Run all tests, those on the real stack too
 
 test-fast: .venv/.set-up ## Run the tests that need neither Ray nor vLLM
-	$(py) -m pytest -q -n auto --dist loadfile -m "not real and not clients and not faults"
+	$(py) -m pytest -q -n auto --dist loadfile -m "not real and not clients and not faults and not frameworks"
 
 test-real: .venv/.set-up ## Run the tests on the real stack: Ray, vLLM, sockets
-	$(py) -m pytest -q -m "real and not clients"
+	$(py) -m pytest -q -m "real and not clients and not frameworks"
 
 faults: .venv/.set-up ## Break a served mesh and its databases on purpose, and simulate a minute of schedules (a quarter of an hour)
 	$(py) -m tests.simulation --seconds 60
@@ -38,6 +38,10 @@ check: .venv/.set-up ## Lint (ruff) and strict types (mypy)
 
 e2e: .venv/.set-up ## Run the JavaScript MCP and A2A clients against a served mesh (needs Node)
 	@bash tests/e2e/run.sh
+
+e2e-frameworks: .venv/.set-up ## Have agents of pydantic-ai and google-adk do one workflow together (fetches them once, a few minutes)
+	@$(py) -m tests.e2e.frameworks.environments
+	$(py) -m pytest -q -m frameworks tests/e2e/frameworks
 
 conformance-mcp: .venv/.set-up ## Run the official MCP conformance suite, as server and as client (needs npm; three minutes)
 	@$(py) -m tests.conformance.run
