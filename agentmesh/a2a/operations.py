@@ -150,7 +150,7 @@ class Operations:
         if wait:
             run = await self._settled(run, goes_on=goes_on)
         accepted = configuration.accepted_output_modes
-        if _by_message(run, replies=replies is True and not params.message.task_id):
+        if not params.message.task_id and _by_message(run, replies=replies is True):
             return {"message": convert.to_reply(run, accepted)}
         return {"task": convert.to_task(run, history_length=_history_length(configuration), accepted=accepted)}
 
