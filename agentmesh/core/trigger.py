@@ -20,7 +20,7 @@ from agentmesh.core.workflow import A2aTrigger, Schedule, WebhookTrigger, Workfl
 
 MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/([a-z0-9!#$&^_.+-]+|\*)", re.IGNORECASE)
 """RFC 6838 section 4.2; a pattern may end in `/*`."""
-PATHS = frozenset({"tasks", "v1", "message", "extendedagentcard", "rpc"})
+PATHS = frozenset({"nobody", "tasks", "v1", "message", "extendedagentcard", "rpc"})
 """What stands below an A2A address already, so that no agent of a mesh may be called so."""
 
 

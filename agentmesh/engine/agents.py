@@ -32,6 +32,8 @@ log = logging.getLogger("agentmesh.engine")
 
 CANCEL_WAIT = 5.0
 """Seconds that `cancel_task` waits for the end of what it has cancelled."""
+NOBODY = "nobody"
+"""In the place of the agent, of a message to the mesh that nobody takes."""
 PEER_WAIT = 10.0
 """Seconds that an agent elsewhere gets to answer that it cancels."""
 
@@ -107,7 +109,7 @@ class Agents:
         try:
             route = await self._route(principal, sending)
         except NoAgent as none:
-            return await self._reject(principal, none, run_id, key, context, kept)
+            return await self._reject(principal, none, sending.agent or NOBODY, run_id, key, context, kept)
         entries = [Entry(Kind.RUN_ROUTED, payload=route.to_json())] if route.score or route.others else []
         if route.agent is not None and route.agent in self._sources.peers():
             return await self._to_peer(principal, sending, route, run_id, key, context, kept, entries)
@@ -273,7 +275,7 @@ class Agents:
         mine = self._own_agents().get(agent)
         if mine is None:
             raise self._absent(agent)
-        return {skill.workflow for skill in mine.skills}
+        return {skill.workflow for skill in mine.skills} | {PEER + agent}  # the latter: what it rejected
 
     # Starting
 
@@ -327,13 +329,14 @@ class Agents:
         return run
 
     async def _reject(
-        self, principal: Principal, none: NoAgent, run_id: str, key: str | None, context: str, kept: dict[str, Any]
-    ) -> Run:
+        self, principal: Principal, none: NoAgent, asked: str, run_id: str, key: str | None, context: str,
+        kept: dict[str, Any],
+    ) -> Run:  # fmt: skip
         """A task that nobody takes: recorded, and over."""
         error = {"code": "no_agent", "message": none.message, "data": none.data}
         route = {"agent": None, "skill": None, "reason": none.message, "score": 0.0, "others": none.data["nearest"]}
         run, _ = await self._runs.begin(
-            principal, self._definitions.pin(f"{PEER}nobody"), {}, run_id=run_id, key=key, source="a2a", context_id=context,
+            principal, self._definitions.pin(PEER + asked), {}, run_id=run_id, key=key, source="a2a", context_id=context,
             message=kept, entries=[Entry(Kind.RUN_ROUTED, payload=route), Entry(Kind.RUN_REJECTED, payload={"error": error})],
         )  # fmt: skip
         return run
