@@ -46,6 +46,9 @@ e2e-frameworks: .venv/.set-up ## Have agents of pydantic-ai and google-adk do on
 conformance-mcp: .venv/.set-up ## Run the official MCP conformance suite, as server and as client (needs npm; three minutes)
 	@$(py) -m tests.conformance.run
 
+conformance-a2a: .venv/.set-up ## Run the A2A probe, and clients of each binding and version, against a served mesh (needs npm; five minutes)
+	@$(py) -m tests.conformance.a2a
+
 bench: .venv/.set-up ## Run the benchmarks (half an hour); each ends in one line and a JSON file
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; PYTHONPATH=. $(py) benchmarks/$$name.py; done
 

@@ -10,7 +10,7 @@ Importing it costs 30 ms and 9 MB, gRPC's: app.py does it in a thread, and not a
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -27,7 +27,14 @@ from agentmesh.a2a.grpc_methods import Method, Service, services
 from agentmesh.a2a.grpc_read import read
 from agentmesh.a2a.grpc_status import abort
 from agentmesh.a2a.operations import ACTIVATED, Operations
-from agentmesh.a2a.request import EXTENSIONS_HEADER, LEGACY_EXTENSIONS_HEADER, V03, VERSION_HEADER, extensions_of
+from agentmesh.a2a.request import (
+    EXTENSIONS_HEADER,
+    LEGACY_EXTENSIONS_HEADER,
+    V03,
+    VERSION_HEADER,
+    VERSIONS,
+    extensions_of,
+)
 from agentmesh.core.policy import Principal
 from agentmesh.core.trace import trace_of, traced
 from agentmesh.engine.identity import principal_for_open_server
@@ -57,9 +64,13 @@ class GrpcEdge:
     def __init__(
         self, operations: Operations, limits: Limits, *,
         identify: Identify = lambda _: principal_for_open_server(), grace: float = 3.0,
+        versions: Callable[[], Sequence[str]] = lambda: VERSIONS,
     ) -> None:  # fmt: skip
-        """`identify`: who a call is by, from its metadata. `grace`: seconds that open calls get when the server stops."""
+        """`identify`: who a call is by, from its metadata. `grace`: seconds that open calls get when the server stops.
+        `versions`: those that are offered now; a method of another one answers that it is not.
+        """
         self._limits = limits
+        self._versions = versions
         self._identify = identify
         self._grace = grace
         self._services = services(operations)
@@ -172,7 +183,7 @@ class GrpcEdge:
     ) -> tuple[Any, ServerCallContext]:
         """The request, and what the operations want to know besides. A2AError when one of them is not right."""
         metadata = metadata_of(context)
-        service.check_version(metadata.get(VERSION_HEADER))
+        service.check_version(metadata.get(VERSION_HEADER), self._versions())
         parse = partial(read, method.request, body)
         params = await anyio.to_thread.run_sync(parse) if len(body) > LARGE else parse()
         lists = [metadata.get(EXTENSIONS_HEADER, "")]

@@ -6,7 +6,7 @@ mistakes with what a caller sent are the caller's here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -52,9 +52,9 @@ class Service:
     version: str
     methods: Mapping[str, Method]
 
-    def check_version(self, said: str | None) -> None:
+    def check_version(self, said: str | None, offered: Sequence[str]) -> None:
         """The service's name says which version is meant; metadata that says another, or for 1.0 nothing, which means 0.3, is refused."""
-        version = version_of(said)
+        version = version_of(said, offered)
         if version != self.version:
             other = "lf.a2a.v1.A2AService" if version == V1 else "a2a.v1.A2AService"
             raise VersionNotSupportedError(

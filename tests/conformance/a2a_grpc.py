@@ -155,7 +155,9 @@ def own_checks(b: Grpc, card: Mapping[str, Any], limit: int) -> None:
         body = wire if isinstance(wire, bytes) else wire.SerializeToString()
         return lambda: b.raw(path, body, headers)
 
-    check("10", "bytes that are no message", lambda: refused("INVALID_REQUEST", raw(b"\xff\xff\xff"), "INVALID_ARGUMENT"))
+    check(
+        "10", "bytes that are no message", lambda: refused("INVALID_REQUEST", raw(b"\xff\xff\xff"), "INVALID_ARGUMENT")
+    )
     not_text = send().SerializeToString().replace(b"hello", b"h\xff\xfeo!")
     check("10", "text that is not UTF-8", lambda: refused("INVALID_REQUEST", raw(not_text), "INVALID_ARGUMENT"))
     for number in (float("nan"), float("inf")):
@@ -164,27 +166,55 @@ def own_checks(b: Grpc, card: Mapping[str, Any], limit: int) -> None:
         check("4.1", f"{number} in metadata", lambda odd=odd: refused("INVALID_PARAMS", raw(odd), "INVALID_ARGUMENT"))
         odd = send()
         odd.message.parts[0].data.list_value.values.add().number_value = number
-        check("4.1", f"{number} in a data part", lambda odd=odd: refused("INVALID_PARAMS", raw(odd), "INVALID_ARGUMENT"))
+        check(
+            "4.1", f"{number} in a data part", lambda odd=odd: refused("INVALID_PARAMS", raw(odd), "INVALID_ARGUMENT")
+        )
     odd = send()
     odd.message.role = NAMELESS
     check("4.1.5", "a role without a name", lambda: refused("INVALID_PARAMS", raw(odd), "INVALID_ARGUMENT"))
     agent = send()
     agent.message.role = pb.ROLE_AGENT
     check("4.1.5", "ROLE_AGENT from a caller", lambda: refused("INVALID_PARAMS", raw(agent), "INVALID_ARGUMENT"))
-    check("10", "nested deeper than protobuf reads", lambda: refused("INVALID_REQUEST", raw(deep(200)), "INVALID_ARGUMENT"))
+    check(
+        "10",
+        "nested deeper than protobuf reads",
+        lambda: refused("INVALID_REQUEST", raw(deep(200)), "INVALID_ARGUMENT"),
+    )
     check("10", "nested as deep as it reads", lambda: b.raw(path, deep(25)))
     check("10", "a message over the limit", lambda: too_large(raw(send("x" * limit))))
-    check("10", "a message just under the limit", lambda: pb.SendMessageResponse.FromString(raw(send("x" * (limit - 4096)))()))
-    check("3.6", "version 0.3 on the service of 1.0", lambda: refused("VERSION_NOT_SUPPORTED", raw(send(), {"A2A-Version": "0.3"})))
-    check("3.6", "no version on the service of 1.0", lambda: refused("VERSION_NOT_SUPPORTED", raw(send(), {"A2A-Version": None})))
-    check("3.6", "patch versions are let pass", lambda: raw(send(), {"A2A-Version": "1.0.7"})())
+    check(
+        "10",
+        "a message just under the limit",
+        lambda: pb.SendMessageResponse.FromString(raw(send("x" * (limit - 4096)))()),
+    )
+    check(
+        "3.6",
+        "version 0.3 on the service of 1.0",
+        lambda: refused("VERSION_NOT_SUPPORTED", raw(send(), {"A2A-Version": "0.3"})),
+    )
+    check(
+        "3.6",
+        "no version on the service of 1.0",
+        lambda: refused("VERSION_NOT_SUPPORTED", raw(send(), {"A2A-Version": None})),
+    )
+    check("3.6", "patch versions are let pass", raw(send(), {"A2A-Version": "1.0.7"}))
     check("10", "an unknown method", lambda: status_of(lambda: b.raw(SERVICE + "Nope", b""), "UNIMPLEMENTED"))
-    check("4.1", "an agent that is not there", lambda: refused("AGENT_NOT_FOUND", lambda: b.call("ListTasks", {"tenant": "nobody"})))
+    check(
+        "4.1",
+        "an agent that is not there",
+        lambda: refused("AGENT_NOT_FOUND", lambda: b.call("ListTasks", {"tenant": "nobody"})),
+    )
     check("10", "grpc.health.v1 serves", lambda: probe.want(b.raw("/grpc.health.v1.Health/Check", b"") == b"\x08\x01"))
     check("10", "grpc.health.v1 knows the service", lambda: probe.want(
         b.raw("/grpc.health.v1.Health/Check", b"\n\x14lf.a2a.v1.A2AService") == b"\x08\x01"))  # fmt: skip
-    check("10", "grpc.health.v1 knows no other", lambda: status_of(lambda: b.raw("/grpc.health.v1.Health/Check", b"\n\x01x"), "NOT_FOUND"))
-    sent = pb03.SendMessageRequest(request=pb03.Message(message_id="probe-echo", role=pb03.ROLE_USER, content=[pb03.Part(text="x")]))
+    check(
+        "10",
+        "grpc.health.v1 knows no other",
+        lambda: status_of(lambda: b.raw("/grpc.health.v1.Health/Check", b"\n\x01x"), "NOT_FOUND"),
+    )
+    sent = pb03.SendMessageRequest(
+        request=pb03.Message(message_id="probe-echo", role=pb03.ROLE_USER, content=[pb03.Part(text="x")])
+    )
     check("3.6", "version 1.0 on the service of 0.3", lambda: status_of(
         lambda: legacy(lambda: b.stub03.SendMessage(sent, metadata=[("a2a-version", "1.0")])), "FAILED_PRECONDITION"))  # fmt: skip
     check("3.6", "no version on the service of 0.3", lambda: probe.want(b.stub03.SendMessage(sent).task.id))
@@ -223,7 +253,9 @@ def deep(levels: int) -> bytes:
         entry = _field(1, b"k") + _field(2, inner)
         inner = _field(5, _field(1, entry))  # Value.struct_value {fields: {k: inner}}
     metadata = _field(1, _field(1, b"k") + _field(2, inner))
-    wire = send().message.SerializeToString() + _field(pb.Message.DESCRIPTOR.fields_by_name["metadata"].number, metadata)
+    wire = send().message.SerializeToString() + _field(
+        pb.Message.DESCRIPTOR.fields_by_name["metadata"].number, metadata
+    )
     return _field(pb.SendMessageRequest.DESCRIPTOR.fields_by_name["message"].number, wire)
 
 
@@ -270,7 +302,9 @@ def main() -> int:
     card = client.get(f"{given.url}/.well-known/agent-card.json").json()
     if required := [e["uri"] for e in card["capabilities"].get("extensions", []) if e.get("required")]:
         probe.V["A2A-Extensions"] = ",".join(required)
-    found = {i["protocolBinding"]: i["url"] for i in reversed(card["supportedInterfaces"]) if i["protocolVersion"] == "1.0"}
+    found = {
+        i["protocolBinding"]: i["url"] for i in reversed(card["supportedInterfaces"]) if i["protocolVersion"] == "1.0"
+    }
     b = Grpc(given.grpc or found["GRPC"])
     probe.where = "[grpc] "
     probe.shared(b, card, probe.Webhook(given.webhook_host), long=True)

@@ -87,7 +87,7 @@ def served() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(AGENTMESH), "serve", "--no-models", "--port", str(port)]
+    command = [str(AGENTMESH), "serve", "--no-models", "--port", str(port), "--grpc-port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # the functions behind the fixtures are in tests/
     with (
         tempfile.TemporaryFile() as log,
