@@ -150,12 +150,18 @@ def say(run: Run) -> str:
 
 
 def artifacts_of(run: Run, accepted: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """What the run has made; when that is a value, one artifact of it once it is there."""
-    if run.artifacts:
-        return [to_artifact(artifact) for artifact in run.artifacts.values()]
-    if run.state is not RunState.COMPLETED or (is_relayed(run) and said_of(run) is not None):
-        return []
-    return [output_artifact(run.output, accepted)]
+    """What the run has made, then its result where that is a value."""
+    made = [to_artifact(artifact) for artifact in run.artifacts.values()]
+    return [*made, output_artifact(run.output, accepted)] if has_output(run) else made
+
+
+def has_output(run: Run) -> bool:
+    """Whether the result of a run is shown as an artifact. What an agent elsewhere said or made stands for itself."""
+    if run.state is not RunState.COMPLETED:
+        return False
+    if is_relayed(run):
+        return not run.artifacts and said_of(run) is None
+    return run.output is not None or not run.artifacts
 
 
 def output_artifact(output: JSON, accepted: Sequence[str] = ()) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from zlib import crc32
 
 from agentmesh.a2a.convert import (
     context_of,
+    has_output,
     is_relayed,
     output_artifact,
     said_of,
@@ -50,7 +51,7 @@ def stream_responses(event: RunEvent, accepted: Sequence[str] = (), *, as_task: 
         return [_status(run, line)]
     if run.replied and not as_task:
         return [{"message": to_reply(run, accepted)}]
-    if run.artifacts or (is_relayed(run) and said_of(run) is not None):
+    if not has_output(run):
         return [_status(run)]
     made = output_artifact(run.output, accepted)
     update = {"taskId": run.id, "contextId": context_of(run), "artifact": made, "lastChunk": True}

@@ -129,10 +129,14 @@ def _streams(
 class Operations:
     """The mesh, and each of its agents, as A2A has them."""
 
-    def __init__(self, engine: Engine, extended: Callable[[Principal, str | None], Mapping[str, Any]]) -> None:
+    def __init__(self, engine: Engine, extended: Callable[[Principal, str | None], Awaitable[Mapping[str, Any]]]) -> None:
         """`extended`: the card that a caller sees of an agent, or of the mesh, once it is known who asks."""
         self._engine = engine
         self._extended = extended
+
+    def versions(self) -> tuple[str, ...]:
+        """Of the protocol, that are offered now."""
+        return tuple(self._engine.mesh.file.a2a.versions)
 
     @_answers()
     async def send(self, params: pb.SendMessageRequest, context: ServerCallContext) -> Json:
@@ -235,7 +239,7 @@ class Operations:
     @_answers()
     async def extended_card(self, params: pb.GetExtendedAgentCardRequest, context: ServerCallContext) -> Json:
         caller = self._caller(params, context)
-        return dict(self._extended(caller.principal, caller.agent))
+        return dict(await self._extended(caller.principal, caller.agent))
 
     # Push notifications
 

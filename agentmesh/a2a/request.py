@@ -6,7 +6,7 @@ All of it is settled here, before any operation, in words of ours, since what th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -41,15 +41,14 @@ _VERSION = re.compile(r"(\d{1,4}\.\d{1,4})(\.\d{1,4})?")
 Wire = TypeVar("Wire", bound=Any)
 
 
-def version_of(given: str | None) -> str:
+def version_of(given: str | None, offered: Sequence[str] = VERSIONS) -> str:
     """The version that a request is in: Major.Minor of one that is offered (A2A 1.0.1 section 3.6.2). None or empty means 0.3."""
     said = (given or "").strip()
-    if not said:
-        return V03
-    match = _VERSION.fullmatch(said)
-    if match is None or match[1] not in VERSIONS:
+    match = _VERSION.fullmatch(said or V03)
+    if match is None or match[1] not in offered:
+        named = f"A2A version {said[:40]!r}" if said else f"no A2A-Version means {V03}, which"
         raise VersionNotSupportedError(
-            f"A2A version {said[:40]!r} is not offered; this agent speaks {' and '.join(VERSIONS)}: send A2A-Version: {V1}"
+            f"{named} is not offered; this agent speaks {' and '.join(offered)}: send A2A-Version: {offered[0]}"
         )
     return match[1]
 

@@ -95,6 +95,7 @@ class Rest:
         self._v03 = v03
         self._streams = streams
         self._depth = depth
+        self._versions = operations.versions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, agent: str | None, path: str) -> None:
         """`path`: below the address."""
@@ -108,7 +109,7 @@ class Rest:
         await answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, agent: str | None, path: str) -> ASGIApp:
-        version = version_of(version_said(scope))
+        version = version_of(version_said(scope), self._versions())
         context = context_of(scope, agent, version)
         query = QueryParams(scope["query_string"].decode("latin-1"))
         if path.startswith(OF_03):

@@ -53,6 +53,7 @@ class Rpc:
         self._v03 = v03
         self._streams = streams
         self._depth = depth
+        self._versions = operations.versions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, agent: str | None) -> None:
         ident: Ident = None
@@ -74,7 +75,7 @@ class Rpc:
         await answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, ident: Ident, call: Mapping[str, Any], agent: str | None) -> ASGIApp:
-        version = version_of(version_said(scope))
+        version = version_of(version_said(scope), self._versions())
         context = context_of(scope, agent, version)
         method, params = call["method"], call.get("params", {})
         if version == V03:
