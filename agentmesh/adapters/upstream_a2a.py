@@ -21,11 +21,12 @@ from anyio.abc import TaskGroup
 from agentmesh.adapters.approvals import Approvals, changed, same
 from agentmesh.adapters.looking import Looking
 from agentmesh.adapters.tools_only import ToolsOnly
-from agentmesh.adapters.upstream_a2a_client import PeerClient, has_ended
+from agentmesh.adapters.upstream_a2a_client import PeerClient
 from agentmesh.adapters.upstream_a2a_errors import of_status
 from agentmesh.adapters.upstream_a2a_facts import Signed, agent_of, as_approved, card_of, definition_of, skills_of
 from agentmesh.adapters.upstream_a2a_health import Condition
 from agentmesh.adapters.upstream_a2a_http import PeerHttp, read_json
+from agentmesh.adapters.upstream_a2a_read import has_ended
 from agentmesh.core.agent import Agent, AgentHealth, Json, PeerCall, Skill
 from agentmesh.core.mesh import Peer
 from agentmesh.core.secret import fill_secrets, hide

@@ -21,7 +21,6 @@ import anyio.to_thread
 from agentmesh.adapters.reach import names_inside
 from agentmesh.adapters.upstream_a2a_errors import Asked, NotOffered, Unusable
 from agentmesh.adapters.upstream_a2a_http import TIME, PeerHttp
-from agentmesh.adapters.upstream_a2a_read import ENDED
 from agentmesh.adapters.upstream_a2a_wire import IDLE, Ask, JsonRpc, Method, Rest, Wire
 from agentmesh.core.agent import IDEMPOTENCY, Json, PeerCall
 from agentmesh.errors import Fail, NotFound, NotSent
@@ -292,14 +291,6 @@ def _the_one(task: Json, task_id: str) -> Json:
     if task["id"] != task_id:
         raise Fail(f"the agent was asked for task {task_id[:100]} and answered with {task['id'][:100]}")
     return task
-
-
-def has_ended(event: Json) -> bool | None:
-    """Whether a task has ended by an event of it; None when it does not say."""
-    if "message" in event:
-        return True
-    status = event.get("task", event.get("statusUpdate", {})).get("status")
-    return None if status is None else status["state"] in ENDED
 
 
 # Interfaces

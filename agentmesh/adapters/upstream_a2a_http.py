@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ import anyio.to_thread
 
 from agentmesh import __version__
 from agentmesh.adapters.outbound import Guard
+from agentmesh.adapters.reach import names_inside
 from agentmesh.adapters.server_events import events
 from agentmesh.adapters.upstream_http import (
     HEAD_LIMIT,
@@ -46,6 +48,13 @@ STREAM: Final = 256 * 1024 * 1024
 """Bytes of one stream."""
 _IN_THREAD: Final = 256 * 1024
 """Bytes of JSON from which its parsing is kept off the event loop."""
+
+
+@dataclass(slots=True)
+class Left:
+    """How a stream was left: at its last event, whose end is on its way, or in the middle."""
+
+    at_the_end: bool = False
 
 
 class PeerHttp:
@@ -90,9 +99,12 @@ class PeerHttp:
 
     async def stream(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, again: bool, idle: float,
-        time: float = TIME,
+        time: float = TIME, left: Left | None = None,
     ) -> AsyncGenerator[tuple[int, Mapping[str, str], bytes], None]:  # fmt: skip
-        """As `ask`, but of a stream of events each event's data, with status 0. It ends, too, when nothing came for `idle` seconds."""
+        """As `ask`, but of a stream of events each event's data, with status 0. It ends, too, when nothing came for `idle` seconds.
+
+        `left`: says whether the connection is worth keeping when the stream is left before its end.
+        """
         async with AsyncExitStack() as stack:
             try:
                 with anyio.fail_after(time):
@@ -129,7 +141,12 @@ class PeerHttp:
                         f"the agent's stream does not end: it has more than {EVENTS:,} events or {STREAM // 1024 // 1024} MB"
                     )
                 if event.data:
-                    yield 0, answer.headers, event.data
+                    try:
+                        yield 0, answer.headers, event.data
+                    except GeneratorExit:
+                        if left is not None and left.at_the_end:
+                            await stack.pop_all().aclose()
+                        raise
 
     async def reach(self, url: str, time: float = 10.0) -> None:
         """Makes sure that connections can be made, and keeps one. NotSent."""
@@ -152,7 +169,8 @@ class PeerHttp:
             try:
                 self.guard.check(url)
             except InvalidInput as error:
-                raise Fail(f"the agent cannot be spoken to at {url[:200]}: {error.message}") from None
+                why = "that is a private address" if names_inside(parts.hostname or "") else error.message
+                raise Fail(f"the agent cannot be spoken to at {url[:200]}: {why}") from None
             way = await self._find_way(*key)
             if len(self._ways) < 64:
                 self._ways[key] = way

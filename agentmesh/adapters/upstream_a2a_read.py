@@ -155,6 +155,14 @@ def _one_of(value: Any, readers: Mapping[str, Callable[[Any], Json]]) -> Json:
     return {names[0]: readers[names[0]](found[names[0]])}
 
 
+def has_ended(event: Json) -> bool | None:
+    """Whether a task has ended by an event of it; None when it does not say."""
+    if "message" in event:
+        return True
+    status = event.get("task", event.get("statusUpdate", {})).get("status")
+    return None if status is None else status["state"] in ENDED
+
+
 # Values
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 from agentmesh.adapters import upstream_a2a_read as read
 from agentmesh.adapters.upstream_a2a_errors import Asked, NotOffered, of_jsonrpc, of_rest, of_status
-from agentmesh.adapters.upstream_a2a_http import TIME, PeerHttp, read_json
+from agentmesh.adapters.upstream_a2a_http import TIME, Left, PeerHttp, read_json
 from agentmesh.core.agent import Json
 from agentmesh.core.json_text import write_json
 from agentmesh.errors import Fail
@@ -98,12 +98,15 @@ class JsonRpc(HttpWire):
 
     async def stream(self, method: Stream, params: Json, ask: Ask) -> AsyncGenerator[Json, None]:
         ident, body = self._request(method, params)
+        left = Left()
         found = self._http.stream(
-            "POST", self._url, self._streamed(ask), body, again=method in AGAIN, idle=ask.idle, time=ask.time
+            "POST", self._url, self._streamed(ask), body, again=method in AGAIN, idle=ask.idle, time=ask.time, left=left
         )
         async with aclosing(found) as answers:
             async for status, headers, answer in answers:
-                yield self._read_event(await self._result(status or 200, headers, answer, ident, ask.asked))
+                event = self._read_event(await self._result(status or 200, headers, answer, ident, ask.asked))
+                left.at_the_end = read.has_ended(event) is True
+                yield event
 
     def _request(self, method: str, params: Json) -> tuple[str, bytes]:
         ident = str(next(self._numbers))
@@ -156,15 +159,17 @@ class Rest(HttpWire):
             ways = [("POST", path, b""), ("GET", path, None)]
             ways = ways if self._subscribe == "POST" else ways[::-1]
         for number, (verb, path, body) in enumerate(ways):
+            left = Left()
             found = self._http.stream(
-                verb, self._url + path, self._streamed(ask), body, again=method in AGAIN, idle=ask.idle, time=ask.time
-            )
+                verb, self._url + path, self._streamed(ask), body, again=method in AGAIN, idle=ask.idle, time=ask.time, left=left
+            )  # fmt: skip
             try:
                 async with aclosing(found) as answers:
                     async for status, headers, answer in answers:
                         event = self._read_event(await self._result(status or 200, headers, answer, ask.asked))
                         if number:
                             self._subscribe = "GET" if verb == "GET" else "POST"
+                        left.at_the_end = read.has_ended(event) is True
                         yield event
                 return
             except NotOffered:
