@@ -84,6 +84,10 @@ class Deliverer:
         self._more = True
         """Everything that is due is to be looked at."""
         self._busy: Counter[str] = Counter()
+        self._full: set[str] = set()
+        """Hosts that had no place left when it was looked last: what more is due for them is not known."""
+        self._crowded = False
+        """There was no place left for anybody."""
         self._folders: OrderedDict[tuple[str, str], Folder] = OrderedDict()
         self._trouble = False
 
@@ -131,8 +135,13 @@ class Deliverer:
             everything = self._more or now - looked >= LOOK or len(stirred) > STIRRED
             self._more = False
             limit = min(AT_ONCE - self.active, CLAIM)
+            self._crowded = limit <= 0
             if limit > 0 and (everything or stirred):
-                claims = await self._claim(limit, None if everything else sorted(stirred))
+                busy = self._busy.copy()
+                claims = await self._claim(limit, busy, None if everything else sorted(stirred))
+                busy.update(one.host for one in claims)
+                full = {host for host, places in busy.items() if places >= PER_HOST}
+                self._full = full if everything else self._full | full
                 for one in claims:
                     self._busy[one.host] += 1
                     self._know(one.run_id)
@@ -144,11 +153,9 @@ class Deliverer:
             with anyio.move_on_after(LOOK):
                 await self._event.wait()
 
-    async def _claim(self, limit: int, only: Sequence[str] | None) -> Sequence[Delivery]:
+    async def _claim(self, limit: int, busy: Mapping[str, int], only: Sequence[str] | None) -> Sequence[Delivery]:
         try:
-            found = await self._store.claim_deliveries(
-                self._name, limit=limit, per_host=PER_HOST, busy=dict(self._busy), only=only
-            )
+            found = await self._store.claim_deliveries(self._name, limit=limit, per_host=PER_HOST, busy=busy, only=only)
         except StoreError:
             if not self._trouble:
                 log.exception("push notifications cannot be read; trying again every %s s", LOOK)
@@ -171,11 +178,10 @@ class Deliverer:
                 await self._store.keep_delivery(job.one, after=0.0)
             raise
         finally:
-            held_up = self._busy[one.host] >= PER_HOST or self.active >= AT_ONCE
             self._busy[one.host] -= 1
             if self._busy[one.host] <= 0:
                 del self._busy[one.host]
-            if held_up:
+            if self._crowded or one.host in self._full:
                 self.look()
 
     async def _work_off(self, job: _Job) -> None:

@@ -489,6 +489,36 @@ async def test_a_slow_webhook_holds_up_nobody_else() -> None:
         assert most == PER_HOST
 
 
+async def test_a_place_that_is_free_again_is_taken_at_once() -> None:
+    """Also when it became free while the store was asked: nobody waits for the next look at everything."""
+
+    class Pondering(MemoryStore):
+        async def claim_deliveries(self, worker: str, **more: Any) -> Sequence[Delivery]:
+            found = await super().claim_deliveries(worker, **more)
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+            return found
+
+    turns = random.Random(3)
+
+    async def script(_: Notified) -> int:
+        for _ in range(turns.randrange(20)):
+            await anyio.lowlevel.checkpoint()
+        return 200
+
+    async with pushing(script, store=Pondering(clock=Clock()), working=False) as b:
+        runs = [await b.run() for _ in range(PER_HOST * 12)]
+        for run in runs:
+            await b.configured(run)
+            await b.end(run)
+        with anyio.fail_after(LOOK * 0.9):
+            async with anyio.create_task_group() as group:
+                await group.start(b.push.run)
+                while len(b.hooks.got) < len(runs):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+
+
 async def test_a_slow_webhook_delays_a_stream_by_nothing() -> None:
     """Whoever watches the run has its end before the webhook has answered to its first event."""
     slow = anyio.Event()
