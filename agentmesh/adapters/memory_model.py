@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import anyio.lowlevel
@@ -15,18 +15,23 @@ from agentmesh.errors import ModelUnavailable
 Said = str | Mapping[str, Any] | list[Any] | ToolUse | BaseException
 """A text, a JSON value that is said as text, a tool (or a list of tools) that the model asks for, or an error that is raised."""
 Script = Callable[[ChatRequest], "Said | Awaitable[Said]"]
+Vectors = Callable[[str], "Sequence[float] | BaseException | Awaitable[Sequence[float] | BaseException]"]
 
 
 class ScriptedModel:
     """Answers every model of the mesh from `script`: a function of the request, or answers that are given one after another.
 
-    `requests` keeps what was asked. When a list of answers is at its end the model is unavailable.
+    `requests` keeps what was asked, `embedded` the texts of each call of `embed`. When a list of answers is at its end the model is
+    unavailable.
     """
 
     def __init__(
-        self, script: Script | Iterable[Said], *, revision: str = "scripted", loading: Iterable[str] = ()
-    ) -> None:
-        """`loading`: lines of progress that the first request hears before its answer."""
+        self, script: Script | Iterable[Said] = (), *, revision: str = "scripted", loading: Iterable[str] = (),
+        vectors: Vectors | None = None,
+    ) -> None:  # fmt: skip
+        """`loading`: lines of progress that the first request hears before its answer. `vectors`: the vector of a text; None: it makes
+        no embeddings.
+        """
         if callable(script):
             self._script: Script = script
         else:
@@ -34,7 +39,9 @@ class ScriptedModel:
             self._script = lambda _: next(answers, ModelUnavailable("the script has no more answers"))
         self._revision = revision
         self._loading = list(loading)
+        self._vectors = vectors
         self.requests: list[ChatRequest] = []
+        self.embedded: list[tuple[str, ...]] = []
 
     async def chat(self, request: ChatRequest, progress: Progress | None = None) -> AsyncIterator[ChatChunk]:
         self.requests.append(request)
@@ -63,6 +70,24 @@ class ScriptedModel:
             text=pieces[-1], finish_reason="stop", model=model,
             usage=Usage(prompt_tokens=asked, completion_tokens=len(text.split())),
         )  # fmt: skip
+
+    async def embed(self, model: str, texts: Sequence[str], *, timeout: float = 60.0) -> Sequence[Sequence[float]]:
+        self.embedded.append(tuple(texts))
+        await anyio.lowlevel.checkpoint()
+        if self._vectors is None:
+            raise ModelUnavailable(f"model {model!r} of the script makes no embeddings")
+        found = []
+        try:
+            with anyio.fail_after(timeout):
+                for text in texts:
+                    said = self._vectors(text)
+                    said = await said if inspect.isawaitable(said) else said
+                    if isinstance(said, BaseException):
+                        raise said
+                    found.append(said)
+        except TimeoutError:
+            raise ModelUnavailable(f"model {model!r} did not answer within {timeout:g} s") from None
+        return found
 
     def status(self) -> Mapping[str, ModelStatus]:
         return _Always(self._revision)

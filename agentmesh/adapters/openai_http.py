@@ -18,7 +18,9 @@ from typing import Any, Protocol, Self
 import anyio
 
 from agentmesh.adapters.http1 import Answer, Client, Dropped, Http1Client, HttpxClient, Oversized, Unreachable
+from agentmesh.adapters.openai_embeddings import embedding_bodies, vectors_of
 from agentmesh.core.model import ChatChunk, ChatRequest, Model, ModelState, ModelStatus, Progress, ToolUse, Usage
+from agentmesh.core.trace import current
 from agentmesh.errors import ModelFailed, ModelRefused, ModelUnavailable, NotFound
 
 PATIENCE = 4
@@ -123,6 +125,45 @@ class OpenAiHttp:
                 await anyio.sleep(max(pause, min(reason.after, LONGEST_PAUSE)))
                 pause = min(LONGEST_PAUSE, pause * 2)
 
+    async def embed(self, model: str, texts: Sequence[str], *, timeout: float = 60.0) -> list[list[float]]:
+        """See `ModelBackend.embed`. Many texts go in several requests, one after the other."""
+        known = self._models.get(model)
+        if known is None:
+            raise NotFound(f"there is no model {model!r}; agentmesh.yaml has {', '.join(sorted(self._models))}")
+        found: list[list[float]] = []
+        try:
+            with anyio.fail_after(timeout):
+                async with self._limits[model]:
+                    for body, count in embedding_bodies(model if known.deploy is not None else known.model or model, texts):
+                        found += vectors_of(model, await self._embedded(model, known, body, timeout), count)
+        except TimeoutError:
+            raise ModelUnavailable(f"model {model!r} did not make embeddings within {timeout:g} s") from None
+        if any(len(vector) != len(found[0]) for vector in found):
+            raise ModelUnavailable(f"model {model!r} made embeddings of different lengths; is `url` right?")
+        return found
+
+    async def _embedded(self, name: str, model: Model, body: bytes, timeout: float) -> bytes:
+        """The answer to one request for embeddings. Asking twice does no harm, so a lost one is asked again."""
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        if model.key:
+            headers["authorization"] = f"Bearer {model.key}"
+        for last in (False, True):
+            url = await self._choose(name, model, None, timeout)
+            client = self._secure if url.startswith("https:") else self._plain
+            try:
+                async with client.post(f"{url}/embeddings", headers, body) as answer:
+                    data = await answer.read()
+                    if answer.status == 200:
+                        return data
+                    raise _error(name, answer, data)
+            except (Unreachable, Dropped, _Again) as error:
+                if last:
+                    raise ModelUnavailable(f"model {name!r}: {error}; try again later") from error
+            except Oversized as error:
+                raise ModelRefused(f"model {name!r} gave {error} for embeddings") from None
+            await anyio.sleep(FIRST_PAUSE)
+        raise AssertionError("unreachable")
+
     async def _choose(self, name: str, model: Model, progress: Progress | None, seconds: float) -> str:
         """The base URL to ask: of several replicas the one with the fewest calls in flight."""
         if model.deploy is None:
@@ -151,7 +192,12 @@ class _Call:
         """Text was handed on: the call cannot be repeated unseen."""
 
     async def run(self, url: str, body: bytes) -> AsyncGenerator[ChatChunk, None]:
-        headers = {"content-type": "application/json", "accept": "application/json", **self._request.headers}
+        headers = {
+            "content-type": "application/json",
+            "accept": "application/json",
+            **current(),
+            **self._request.headers,
+        }
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
         began = time.monotonic()

@@ -177,6 +177,13 @@ class ModelBackend(Protocol):
         """
         ...
 
+    async def embed(self, model: str, texts: Sequence[str], *, timeout: float = 60.0) -> Sequence[Sequence[float]]:
+        """The vectors of texts, in their order and all of one length. `timeout`: seconds for all of it, loading included.
+
+        Raises as `chat` does; ModelUnavailable also when `timeout` has passed.
+        """
+        ...
+
     def status(self) -> Mapping[str, ModelStatus]:
         """Where each model stands now; never waits."""
         ...

@@ -24,7 +24,7 @@ from agentmesh.engine.faults import as_json, error_of
 from agentmesh.engine.functions import call_function, resolve_function, wants_context
 from agentmesh.engine.steps import hash_of
 from agentmesh.engine.tape import digest_of
-from agentmesh.errors import Fail, MeshError
+from agentmesh.errors import Fail, MeshError, ModelUnavailable
 
 Call = Mapping[str, JSON]
 """{ask, what, key} and what was answered: {answer, ...} or {error: {code, message}}."""
@@ -107,6 +107,10 @@ class RecordedModels:
             return _of_chunks([chunk async for chunk in _required(self._live, "a model").chat(request, progress)])
 
         yield _chunk(await self._deck.call("model", request.model, hash_of(request), ask))
+
+    async def embed(self, model: str, texts: Sequence[str], *, timeout: float = 60.0) -> Sequence[Sequence[float]]:
+        """Not recorded: messages find their skill by their words in a recording."""
+        raise ModelUnavailable(f"model {model!r} is not asked for embeddings in a recording")
 
     def status(self) -> Mapping[str, ModelStatus]:
         return self._live.status() if self._live is not None else _Recorded()
