@@ -68,13 +68,14 @@ class Deliverer:
 
     def __init__(
         self, store: Store, webhooks: Webhooks, unseal: Callable[[Delivery], PushConfig | None], render: Callable[[str], Render],
-        *, name: str, clock: Callable[[], float], random: random_.Random,
+        offered: Callable[[], bool] = lambda: True, *, name: str, clock: Callable[[], float], random: random_.Random,
     ) -> None:  # fmt: skip
-        """`render`: by the version of the protocol."""
+        """`render`: by the version of the protocol. `offered`: whether anything is to be sent now."""
         self._store = store
         self._webhooks = webhooks
         self._unseal = unseal
         self._render = render
+        self._offered = offered
         self._name = name
         self._clock = clock
         self._random = random
@@ -136,7 +137,7 @@ class Deliverer:
             self._more = False
             limit = min(AT_ONCE - self.active, CLAIM)
             self._crowded = limit <= 0
-            if limit > 0 and (everything or stirred):
+            if limit > 0 and (everything or stirred) and self._offered():
                 busy = self._busy.copy()
                 claims = await self._claim(limit, busy, None if everything else sorted(stirred))
                 busy.update(one.host for one in claims)

@@ -59,14 +59,14 @@ class Push:
         self.deliverer: Deliverer | None = None
         if ports is not None:
             self.deliverer = Deliverer(
-                store, ports.webhooks, self._open, self._rendering,
+                store, ports.webhooks, self._open, self._rendering, lambda: self.offered,
                 name=f"push-{os.getpid()}-{random.getrandbits(32):08x}", clock=clock, random=random,
             )  # fmt: skip
 
     @property
     def offered(self) -> bool:
-        """Whether notifications are sent at all."""
-        return self._ports is not None
+        """Whether notifications are sent at all, as the files say now. What is due while they say no waits until they say yes."""
+        return self._ports is not None and self._mesh.file.a2a.push
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """The workers, and what passes pokes on; `await tg.start(push.run)`, cancel it to stop."""
@@ -162,7 +162,7 @@ class Push:
             await self._store.poke(run_id)
 
     def _ported(self) -> PushPorts:
-        if self._ports is None:
+        if self._ports is None or not self.offered:
             raise NotBuilt("this mesh sends no push notifications")
         return self._ports
 
@@ -172,7 +172,8 @@ class Push:
             raise NotFound(f"there is no run {run.id!r}")
 
     def _open(self, one: Delivery) -> PushConfig | None:
-        value = self._ported().seal.open(SCOPE, _place(one.run_id, one.id), one.box)
+        assert self._ports is not None
+        value = self._ports.seal.open(SCOPE, _place(one.run_id, one.id), one.box)
         return None if value is None else PushConfig.from_json(one.id, one.run_id, value)
 
     def _rendering(self, version: str) -> Render:

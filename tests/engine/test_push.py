@@ -224,6 +224,26 @@ async def test_without_ports_nothing_is_offered() -> None:
             await engine.push.received("r", "")
 
 
+async def test_what_the_files_leave_out_is_not_offered() -> None:
+    """What was configured before waits until they take it in again."""
+    async with pushing() as b:
+        run = await b.run()
+        await b.configured(run)
+        file = b.engine.mesh.file
+        b.engine.mesh.file = file.model_copy(update={"a2a": file.a2a.model_copy(update={"push": False})})
+        assert not b.push.offered
+        with pytest.raises(NotBuilt):
+            await b.configured(run, "c2")
+        await b.end(run)
+        for _ in range(50):
+            await anyio.lowlevel.checkpoint()
+        assert b.hooks.got == []
+        b.engine.mesh.file = file
+        b.push.deliverer.look()
+        await b.settled(run, lambda one: one.ended)
+        assert b.seen() == [(3, 1)]
+
+
 # Delivery
 
 
