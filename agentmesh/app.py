@@ -136,11 +136,14 @@ async def open_app(
                 )
             )
             a2a_server = await _import("agentmesh.a2a.server")
-            async with _grpc_edge(settings, a2a_server.operations_of(engine, url), grpc, leaving) as known:
-                routes = a2a_server.build_a2a(engine, known, url, leaving)
+            card_keys = (await _import("agentmesh.adapters.card_keys")).DerivedKeys(keys, clock=clock)
+            await anyio.to_thread.run_sync(card_keys.published)  # a key is made in a millisecond or two
+            cards = (await _import("agentmesh.a2a.cards")).Cards(engine, url, keys=card_keys)
+            async with _grpc_edge(settings, mesh, a2a_server.operations_of(engine, cards), grpc, leaving) as known:
+                cards.grpc_address = known.grpc_address
+                routes = a2a_server.build_a2a(engine, known, url, leaving, cards)
                 a2a.give(Starlette(routes=routes, exception_handlers=HANDLERS))
-                card = await _import("agentmesh.a2a.card")
-                engine.resources.own.card = lambda principal: card.card_of(engine, principal, url)
+                engine.resources.own.card = cards.shown
                 engine.changes.publish("resources")
                 events = await _import("agentmesh.a2a.events")
                 engine.push.render = lambda event, _: events.stream_responses(event, as_task=True)
@@ -156,6 +159,7 @@ async def open_app(
             *push_routes(lambda: engine),
             Route("/mcp", mcp),
             Route("/.well-known/agent-card.json", a2a),
+            Route("/.well-known/jwks.json", a2a),
             Route("/a2a", a2a),
             Route("/a2a/{path:path}", a2a),
             Mount("/v1", api),
@@ -220,12 +224,17 @@ async def open_app(
 
 @asynccontextmanager
 async def _grpc_edge(
-    settings: Settings, operations: Any, held: socket.socket | None, leaving: list[Callable[[], None]] | None
+    settings: Settings,
+    mesh: Mesh,
+    operations: Any,
+    held: socket.socket | None,
+    leaving: list[Callable[[], None]] | None,
 ) -> AsyncIterator[Settings]:
     """Serves A2A over gRPC where the port is held for it, and yields the settings as they are then: agent cards name the address."""
     async with AsyncExitStack() as stack:
         if held is not None:
-            edge = (await _import("agentmesh.a2a.grpc")).GrpcEdge(operations, settings.limits, grace=GRACE)
+            grpc = await _import("agentmesh.a2a.grpc")
+            edge = grpc.GrpcEdge(operations, settings.limits, grace=GRACE, versions=lambda: mesh.file.a2a.versions)
             held.close()
             try:
                 await stack.enter_async_context(edge.run(settings.grpc_address))

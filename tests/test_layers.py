@@ -81,8 +81,11 @@ ADDRESS: dict[str, tuple[tuple[str, ...], str]] = {
         "credentials become a Principal in one place, and the mesh's own are shown in one",
     ),
     "cryptography": (
-        ("adapters/keyring.py", "adapters/vault.py", "adapters/upstream_oauth_client.py"),
-        "keys are derived, and secrets are sealed, in one place",
+        (
+            "adapters/keyring.py", "adapters/vault.py", "adapters/upstream_oauth_client.py", "adapters/card_keys.py",
+            "adapters/upstream_a2a_card.py",
+        ),
+        "keys are derived, secrets are sealed, and agent cards are signed and checked, each in one place",
     ),
 }
 """Third-party package -> the files and folders that may import it, and why."""

@@ -13,11 +13,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from a2a.utils.errors import UnsupportedOperationError
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from agentmesh.a2a.card import card_route
+from agentmesh.a2a.cards import Cards
 from agentmesh.a2a.operations import Operations
 from agentmesh.a2a.rest import Rest
 from agentmesh.a2a.rpc import Rpc
@@ -34,32 +33,35 @@ OWN = ("tasks", "extendedAgentCard", "v1", ".well-known")
 
 
 def build_a2a(
-    engine: Engine, settings: Settings, base_url: str, leaving: list[Callable[[], None]] | None = None
-) -> list[BaseRoute]:
+    engine: Engine, settings: Settings, base_url: str, leaving: list[Callable[[], None]] | None = None,
+    cards: Cards | None = None,
+) -> list[BaseRoute]:  # fmt: skip
     """The routes of the A2A edge, for the root application.
 
-    `base_url`: where clients reach it, for the card. `leaving` is given what ends the open streams, for a server that stops.
+    `base_url`: where clients reach it, for the cards. `leaving` is given what ends the open streams, for a server that stops.
+    `cards`: those that other bindings show, too; None: cards of its own, without signatures.
     """
+    cards = cards or Cards(engine, base_url, settings.grpc_address)
     logging.getLogger("a2a").setLevel(
         logging.CRITICAL
     )  # whatever goes wrong is answered, and logged by us when it is our fault
     streams = Streams()
     if leaving is not None:
         leaving.append(streams.close)
-    operations = operations_of(engine, base_url)
+    operations = operations_of(engine, cards)
     depth = settings.limits.json_depth
     front = Front(
         Rpc(operations, Rpc03(operations, streams), streams, depth),
         Rest(operations, Rest03(operations), streams, depth),
     )
-    return [Route(PREFIX, front), Route(PREFIX + "/{path:path}", front), card_route(engine, base_url.rstrip("/"))]
+    return [*cards.routes(), Route(PREFIX, front), Route(PREFIX + "/{path:path}", front)]
 
 
-def operations_of(engine: Engine, base_url: str) -> Operations:
+def operations_of(engine: Engine, cards: Cards) -> Operations:
     """What every binding ends in."""
 
-    def extended(principal: Principal, agent: str | None) -> Mapping[str, Any]:
-        raise UnsupportedOperationError("this agent has no extended card; the one at the well-known path is all")
+    async def extended(principal: Principal, agent: str | None) -> Mapping[str, Any]:
+        return (await cards.of(principal, agent, more=True)).json
 
     return Operations(engine, extended)
 

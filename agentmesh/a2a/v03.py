@@ -93,8 +93,9 @@ def to_push_config(config: Mapping[str, Any]) -> v03.TaskPushNotificationConfig:
 
 
 def to_card(card: Mapping[str, Any]) -> v03.AgentCard:
-    """VersionNotSupportedError where the card names no interface of 0.3."""
-    return conversions.to_compat_agent_card(ParseDict(card, pb.AgentCard(), ignore_unknown_fields=True))
+    """Without signatures: they are over the words of 1.0. VersionNotSupportedError where the card names no interface of 0.3."""
+    unsigned = {name: value for name, value in card.items() if name != "signatures"}
+    return conversions.to_compat_agent_card(ParseDict(unsigned, pb.AgentCard(), ignore_unknown_fields=True))
 
 
 def dump(model: Any) -> Any:

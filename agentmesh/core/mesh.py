@@ -50,6 +50,8 @@ class A2aSettings(BaseModel):
     """Versions of A2A that are spoken; 1.0 is one of them."""
     required_extensions: list[str] = []
     """URIs of extensions that clients have to declare, of those that this agent knows."""
+    grpc: str | None = Field(None, pattern=r"^[^\s/@]+:[0-9]{1,5}$")
+    """Where clients reach A2A over gRPC, `HOST:PORT`, when `url` is another host than the server's own; None: agent cards do not name it."""
 
 
 class McpSettings(BaseModel):

@@ -4,7 +4,7 @@
     mesh://runs/{id}            one of them, with its steps and what it asks
     mesh://runs/{id}/log        what happened in it, a line each
     mesh://workflows/{name}     a workflow's file, as JSON
-    mesh://agents/{name}        the A2A card of this mesh
+    mesh://agents/{name}        the A2A card of this mesh, or of one of its agents
 
 Whoever may read a resource sees in it what `Runs` and the card would show them, and no more.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ _AGENT = uri_template("mesh://agents/{name}")
 _SECRET = re.compile(r"auth|cookie|key|secret|token|password", re.IGNORECASE)
 """Headers whose values are not shown, should somebody have written one down."""
 
-Card = Callable[[Principal], Mapping[str, Any]]
+Card = Callable[[Principal, str | None], Awaitable[Mapping[str, Any]]]
 
 
 class OwnResources:
@@ -53,7 +53,9 @@ class OwnResources:
         self._mesh = mesh
         self._runs = runs
         self.card: Card | None = None
-        """The card as one caller may see it; app.py gives it, since an edge writes cards. None: there is none to show."""
+        """The card of an agent, None for the mesh, as one caller may see it (NotFound); app.py gives it, since an edge writes cards.
+        None: there is none to show.
+        """
 
     def has(self, uri: str) -> bool:
         """Whether the URI is of this kind; it may still mean nothing."""
@@ -99,8 +101,9 @@ class OwnResources:
             return _json(uri, run_to_json(await self._runs.get(principal, values["id"])))
         if (values := _WORKFLOW.match(uri)) is not None and values["name"] in self._mesh.workflows:
             return _json(uri, workflow_to_json(self._mesh.workflows[values["name"]]))
-        if (values := _AGENT.match(uri)) is not None and self.card is not None and values["name"] == self._mesh.name:
-            return _json(uri, self.card(principal))
+        if (values := _AGENT.match(uri)) is not None and self.card is not None:
+            name = values["name"]
+            return _json(uri, await self.card(principal, None if name == self._mesh.name else name))
         raise NotFound(f"there is no resource {uri!r}", uri=uri)
 
     async def run_of(self, principal: Principal, uri: str) -> str | None:

@@ -216,16 +216,10 @@ async def test_tasks_that_never_were_are_not_found(on: Serving, binding: str) ->
 @covers("A2A-1.0.1 3.3.4#capabilities")
 @pytest.mark.parametrize("binding", BINDINGS)
 async def test_what_the_card_does_not_offer_is_refused(on: Serving, binding: str) -> None:
-    """Push notifications and the extended card."""
+    """Push notifications, where the mesh has nobody who sends them."""
     async with client(on, binding) as made:
         with pytest.raises(PushNotificationNotSupportedError):
             await made.list_task_push_notification_configs(pb.ListTaskPushNotificationConfigsRequest(task_id="x"))
-    rpc = await on.http.post(
-        "/a2a", json={"jsonrpc": "2.0", "id": 1, "method": "GetExtendedAgentCard"}, headers={"A2A-Version": "1.0"}
-    )
-    rest = await on.http.get("/a2a/extendedAgentCard", headers={"A2A-Version": "1.0"})
-    assert rpc.json()["error"]["code"] == -32004
-    assert (rest.status_code, rest.json()["error"]["details"][0]["reason"]) == (400, "UNSUPPORTED_OPERATION")
 
 
 @covers("A2A-1.0.1 3.2.4#history-length")

@@ -209,7 +209,6 @@ BAD: list[tuple[str, Any, int]] = [
     ("message/stream", sent03(parts=[]), -32602),
     ("tasks/pushNotificationConfig/set", {"taskId": "x"}, -32602),
     ("tasks/pushNotificationConfig/list", {"id": "x"}, -32003),
-    ("agent/getAuthenticatedExtendedCard", {}, -32004),
 ]
 
 
@@ -253,7 +252,6 @@ BAD_REST: list[tuple[str, str, Any, int]] = [
     ("GET", "/v1/tasks/no-such:subscribe", None, 404),
     ("PUT", "/v1/tasks/x", None, 405),
     ("GET", "/v1/nope", None, 404),
-    ("GET", "/v1/card", None, 400),
 ]  # fmt: skip
 
 

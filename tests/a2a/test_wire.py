@@ -30,33 +30,6 @@ async def rpc(on: Serving, body: Any, **headers: str) -> httpx.Response:
     return await on.http.post("/a2a", content=content, headers={**JSON, **headers})
 
 
-@covers("A2A-1.0.1 4.4.1#card")
-async def test_the_card_tells_what_is_there(on: Serving) -> None:
-    """Both bindings at their address, each skill, and no capability that is not built."""
-    card = (await on.http.get("/.well-known/agent-card.json")).json()
-    assert card["name"] == "test"
-    assert card["description"]
-    assert card["version"]
-    assert card["supportedInterfaces"] == [
-        {"url": f"{on.url}/a2a", "protocolBinding": "JSONRPC", "protocolVersion": "1.0"},
-        {"url": f"{on.url}/a2a", "protocolBinding": "HTTP+JSON", "protocolVersion": "1.0"},
-    ]
-    assert card["capabilities"]["streaming"] is True
-    assert not card["capabilities"].get("pushNotifications")
-    assert not card["capabilities"].get("extendedAgentCard")
-    assert [skill["id"] for skill in card["skills"]] == ["broken", "gate", "order", "shout"]
-    assert all(skill[key] for skill in card["skills"] for key in ("name", "description", "tags"))
-
-
-@covers("A2A-1.0.1 8.6#caching")
-async def test_the_card_can_be_asked_for_again(on: Serving) -> None:
-    """304 for the tag that was given."""
-    first = await on.http.get("/.well-known/agent-card.json")
-    again = await on.http.get("/.well-known/agent-card.json", headers={"If-None-Match": first.headers["etag"]})
-    assert (again.status_code, again.content) == (304, b"")
-    assert "max-age" in first.headers["cache-control"]
-
-
 BAD_CALLS: list[tuple[Any, int, Any]] = [
     (b'{"jsonrpc": "2.0", ', -32700, None),
     (b'{"id":"\xff"}', -32700, None),

@@ -80,9 +80,13 @@ async def test_a_value_of_a_uri_leads_to_no_other_file(name: str) -> None:
 
 async def test_lists_hold_what_is_declared_and_what_the_mesh_shows_of_itself() -> None:
     """Sorted by URI; templates stand apart."""
+
+    async def card(_: Principal, agent: str | None) -> dict[str, Any]:
+        return {"name": agent}
+
     greet = workflow("greet", {"id": "a", "set": 1})
     async with serving(mesh_of(RESOURCES, greet), files=files()) as engine:
-        engine.resources.own.card = lambda _: {"name": "test"}
+        engine.resources.own.card = card
         assert [one.uri for one in engine.resources.list(LOCAL)] == [
             "desk://about", "desk://logo", "mesh://agents/test", "mesh://runs", "mesh://workflows/greet",
         ]  # fmt: skip
@@ -91,7 +95,8 @@ async def test_lists_hold_what_is_declared_and_what_the_mesh_shows_of_itself() -
             "mesh://runs/{id}/log", "mesh://workflows/{name}",
         ]  # fmt: skip
         assert all(one.name and one.description for one in engine.resources.list(LOCAL))
-        assert json.loads((await read(engine, "mesh://agents/test"))["text"]) == {"name": "test"}
+        assert json.loads((await read(engine, "mesh://agents/test"))["text"]) == {"name": None}
+        assert json.loads((await read(engine, "mesh://agents/clerk"))["text"]) == {"name": "clerk"}
         assert json.loads((await read(engine, "mesh://workflows/greet"))["text"])["steps"] == [{"id": "a", "set": 1}]
 
 
