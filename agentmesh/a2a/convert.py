@@ -270,8 +270,9 @@ def from_message(wire: pb.Message) -> Message:
     for name, ident in (("contextId", wire.context_id), ("messageId", wire.message_id)):
         if len(ident) > CONTEXT or "\0" in ident:
             raise InvalidParamsError(f"message.{name} may have {CONTEXT} characters, and no NUL")
-    if wire.role == pb.ROLE_AGENT:
-        raise InvalidParamsError("message.role is ROLE_AGENT; what a client sends is of ROLE_USER")
+    if wire.role != pb.ROLE_USER:
+        role = "ROLE_AGENT" if wire.role == pb.ROLE_AGENT else "unknown"
+        raise InvalidParamsError(f"message.role is {role}; what a client sends is of ROLE_USER")
     return Message(
         message_id=wire.message_id,
         role="user",

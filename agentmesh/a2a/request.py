@@ -35,6 +35,7 @@ LARGE: Final = 64 * 1024
 """Bodies over this are parsed in a thread."""
 MOST_EXTENSIONS: Final = 100
 """URIs in one request that are looked at."""
+OBJECTS: Final = ("message", "configuration", "metadata", "authentication")
 _FIELD = re.compile(r"Failed to parse (\w+) field")
 _VERSION = re.compile(r"(\d{1,4}\.\d{1,4})(\.\d{1,4})?")
 
@@ -110,6 +111,11 @@ def read_params(params: Mapping[str, Any], model: type[Wire]) -> Wire:
         raise InvalidParamsError(f"A2A's numbers cannot keep the integer {str(large)[:40]}; send it as a string")
     if model is pb.ListTasksRequest:
         check_status(params.get("status"))
+    for name in OBJECTS:
+        if not isinstance(
+            params.get(name), dict | None
+        ):  # a reader of protobuf takes an empty list for an empty object
+            raise InvalidParamsError(f"{name} must be an object")
     if model is pb.SendMessageRequest:
         _check_raw(params.get("message"))
     with plainly():
