@@ -44,7 +44,7 @@ class Approvals:
         """Reads what was approved by earlier processes."""
         if self._mode == "never":
             return
-        kept = dict(await self._store.scan(self._scope))
+        kept = {key: value for key, value in (await self._store.scan(self._scope)).items() if value is not None}
         self._known = kept.pop(_FIRST, None) is not None
         self._approved = kept
 

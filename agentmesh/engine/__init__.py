@@ -31,6 +31,7 @@ from agentmesh.engine.history import History
 from agentmesh.engine.meter import Meter
 from agentmesh.engine.models import Models
 from agentmesh.engine.own_resources import OwnResources
+from agentmesh.engine.peers import Peers
 from agentmesh.engine.prompts import Prompts
 from agentmesh.engine.push import Push, PushPorts
 from agentmesh.engine.reload import Reload
@@ -70,6 +71,7 @@ class Engine:
     resources: Resources
     """`await tg.start(engine.resources.run)`: before, nobody hears that a run or a file has changed."""
     prompts: Prompts
+    peers: Peers
     push: Push
     """`await tg.start(engine.push.run)`: nobody is told anything before."""
     reload: Reload
@@ -139,7 +141,7 @@ def build_engine(
     worker.push_address = notifying.receive_url
     return Engine(
         mesh, store, tools, agents, models, runs, worker, scheduler, history, upstreams, changes, meter, resources, prompts,
-        notifying, Reload(mesh, upstreams, scheduler, changes, clock), clock, random,
+        Peers(mesh, agents, upstreams, guard), notifying, Reload(mesh, upstreams, scheduler, changes, clock), clock, random,
     )  # fmt: skip
 
 

@@ -91,6 +91,24 @@ class Reload:
                 log.exception("the files could not be taken over")
                 return self._refuse([Fault(MESH_FILE, 0, 0, f"the files could not be taken over: {error}")])
 
+    async def follow(self, changed: Callable[[], Awaitable[None]]) -> None:
+        """Takes other sources each time that `changed` returns: agents were registered, or are no more. Ends only by cancellation."""
+        while True:
+            await changed()
+            try:
+                await self.renew()
+            except Exception:
+                log.exception("the agents that are registered now could not be taken over")
+
+    async def renew(self) -> None:
+        """Takes the sources that the mesh as it is has now: others may be registered."""
+        if self.sources is None:
+            return
+        async with self._lock:
+            sources = await self.sources(self._mesh)
+            if list(map(id, sources)) != list(map(id, self._sources.all())):
+                self._sources.replace(sources)
+
     async def _read_and_take(self, load: Callable[[], Mesh]) -> bool:
         new = await anyio.to_thread.run_sync(load)
         kept = {key: getattr(self._mesh.file, key) for key in KEPT}

@@ -27,15 +27,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agentmesh import __version__
-from agentmesh.core.agent import Message, Part, Sending
 from agentmesh.core.json_text import parse_json, write_json
 from agentmesh.core.policy import Principal
-from agentmesh.core.run import RunEvent, RunState, new_run_id
+from agentmesh.core.run import RunEvent, RunState
 from agentmesh.core.store import RunFilter
 from agentmesh.core.tool import ToolCall
 from agentmesh.engine import Engine
 from agentmesh.errors import InvalidInput, NotFound, PolicyDenied
 from agentmesh.http import shapes
+from agentmesh.http.api_agents import agent_routes
 from agentmesh.http.api_history import history_routes
 from agentmesh.http.api_push import push_routes
 from agentmesh.http.api_sources import source_routes
@@ -114,7 +114,7 @@ def build_api(
     _mesh_routes(app, engine, base_url)
     _run_routes(app, engine, token)
     _tool_routes(app, engine)
-    _agent_routes(app, engine)
+    agent_routes(app, engine)
     openai_routes(app, engine)
     waiting_routes(app, engine)
     history_routes(app, engine)
@@ -279,27 +279,6 @@ async def _call_into(
             await send.send(_event("problem", to_problem(error)))
         else:
             await send.send(_event("result", shapes.result_to_json(result)))
-
-
-def _agent_routes(app: FastAPI, engine: Engine) -> None:
-    @app.get("/agents", responses=ok(shapes.SkillsShape))
-    async def list_agents(principal: Asker) -> Response:
-        """The skills of this mesh."""
-        found = [shapes.skill_to_json(skill) for skill in engine.agents.skills(principal)]
-        return answer({"agents": found, "default": engine.mesh.file.a2a.default})
-
-    @app.post("/agents/send", status_code=201, responses=ok(shapes.RunShape, 201))
-    async def send_message(principal: Asker, body: shapes.SendMessage) -> Response:
-        """Sends a message to a skill; the run that answers it is durable when this answers."""
-        parts = [Part(text=body.text)] if body.text is not None else []
-        if body.data is not None:
-            parts.append(Part(data=body.data))
-        if not parts:
-            raise InvalidInput("the message is empty; give `text` or `data`")
-        ident = new_run_id(engine.clock(), engine.random.randbytes(10))
-        message = Message(ident, "user", parts, context_id=body.context_id or ident)
-        run = await engine.agents.send(principal, Sending(message, skill=body.skill))
-        return answer(shapes.run_to_json(run), 201, {"location": f"/v1/runs/{run.id}"})
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:

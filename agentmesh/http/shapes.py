@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from agentmesh.core.agent import Skill
 from agentmesh.core.model import Usage
 from agentmesh.core.run import Entry, Run, RunState, StepRun
 from agentmesh.core.tool import Tool, ToolResult
@@ -45,15 +44,6 @@ class StartRun(Body):
 
 class CallTool(Body):
     arguments: dict[str, Any] = Field(default_factory=dict)
-
-
-class SendMessage(Body):
-    """A message to a skill of this mesh: `data` is the input itself, `text` fills its only required string property."""
-
-    skill: Annotated[str | None, Field(min_length=1, max_length=NAME_LENGTH)] = None
-    text: str | None = None
-    data: dict[str, Any] | None = None
-    context_id: Annotated[str, Field(min_length=1, max_length=NAME_LENGTH), Kept] | None = None
 
 
 class UsageShape(BaseModel):
@@ -167,21 +157,6 @@ class ToolResultShape(BaseModel):
     text: str
     is_error: bool
     run_id: str | None = None
-
-
-class SkillShape(BaseModel):
-    id: str
-    name: str
-    description: str
-    workflow: str
-    tags: list[str]
-    examples: list[str]
-    input_schema: dict[str, Any]
-
-
-class SkillsShape(BaseModel):
-    agents: list[SkillShape]
-    default: str | None = None
 
 
 class WorkflowShape(BaseModel):
@@ -342,13 +317,6 @@ def result_to_json(result: ToolResult) -> dict[str, Any]:
     return {
         "structured": result.structured, "text": result.text, "is_error": result.is_error, "run_id": result.run_id,
         **({} if result.content is None else {"content": [dict(block) for block in result.content]}),
-    }  # fmt: skip
-
-
-def skill_to_json(skill: Skill) -> dict[str, Any]:
-    return {
-        "id": skill.id, "name": skill.name, "description": skill.description, "workflow": skill.workflow,
-        "tags": list(skill.tags), "examples": list(skill.examples), "input_schema": dict(skill.input_schema),
     }  # fmt: skip
 
 

@@ -176,9 +176,10 @@ async def test_a_client_that_leaves_cancels_its_tool_call(on: Serving, accept: s
 
 async def test_a_message_is_sent_to_a_skill(on: Serving) -> None:
     """Text or data; the answer is the run."""
-    skills = (await on.http.get("/v1/agents")).json()
-    assert [skill["id"] for skill in skills["agents"]] == ["broken", "gate", "order", "shout"]
-    assert skills["default"] == "shout"
+    found = (await on.http.get("/v1/agents")).json()
+    [mesh] = found["agents"]
+    assert [skill["id"] for skill in mesh["skills"]] == ["broken", "gate", "order", "shout"]
+    assert (mesh["name"], mesh["where"], mesh["state"], found["default"]) == ("test", "mesh", "up", "shout")
     text = await on.http.post("/v1/agents/send", json={"text": "hi"})
     data = await on.http.post("/v1/agents/send", json={"skill": "order", "data": {"item": "tea", "count": 1}})
     assert (text.status_code, text.json()["workflow"], text.json()["source"]) == (201, "shout", "a2a")
