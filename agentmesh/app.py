@@ -44,12 +44,14 @@ from agentmesh.adapters.logins import Logins
 from agentmesh.adapters.mesh_files import FolderFiles
 from agentmesh.adapters.model_child import ModelChild
 from agentmesh.adapters.openai_http import OpenAiHttp
+from agentmesh.adapters.peer_registry import PeerRegistry
 from agentmesh.adapters.outbound import Guard as OutboundGuard
 from agentmesh.adapters.outbound import Outbound
 from agentmesh.adapters.sources import SourceSet
 from agentmesh.adapters.sql.databases import SqlDatabases
 from agentmesh.adapters.sql.store import open_store
 from agentmesh.adapters.vault import Seals
+from agentmesh.adapters.vault import Vault
 from agentmesh.adapters.watch import FolderWatch, on_hangup
 from agentmesh.core.check import same_database
 from agentmesh.core.mesh import Mesh
@@ -183,6 +185,7 @@ async def open_app(
         SourceSet(
             settings.folder, store, http, state=settings.state_folder, secrets=settings.secrets.values,
             logins=(logins := Logins(store, keys, base_url=url, clock=clock)), rng=rng,
+            registry=(registry := PeerRegistry(store, Vault(store, keys))),
         ) as sources,
         anyio.create_task_group() as work,
         anyio.create_task_group() as tasks,
@@ -198,12 +201,14 @@ async def open_app(
         )  # fmt: skip
         engine.reload.load = lambda: load_mesh(settings.folder, settings.secrets)
         engine.reload.sources = sources.replace
+        engine.peers.registry, engine.peers.renew = registry, engine.reload.renew
         engine.reload.look = lambda new: _trouble(new, settings, on_ray=on_ray)
         await work.start(engine.worker.run)
         await tasks.start(engine.scheduler.run)
         tasks.start_soon(edges, engine)
         await tasks.start(engine.resources.run)
         tasks.start_soon(engine.history.keep_pruned, anyio.sleep)
+        tasks.start_soon(engine.reload.follow, sources.changed)
         if watch is not None:
             tasks.start_soon(engine.reload.run, watch.changed)
         if shutdown is not None:
