@@ -93,6 +93,8 @@ class Batch:
         self.changed: dict[str, None] = {}
         self.taken: list[str] = []
         """Runs with a new epoch."""
+        self.written: list[tuple[Any, ...]] = []
+        """Rows of the journal."""
         self._keys: dict[tuple[str, str], str | None] = {}
         """The runs of keys; None: nobody has it."""
         self._posts: dict[tuple[str, str], None] = {}
@@ -249,6 +251,7 @@ class Batch:
             execute(self._new_definition, [{"digest": d, "document": text} for d, text in self._definitions.items()])
         heads_.START(self.connection, self._runs)
         heads_.JOURNAL(self.connection, self._entries)
+        self.written += self._entries
         if self._posts:
             execute(posts.insert(), [{"run_id": run_id, "key": key} for run_id, key in self._posts])
         # Each run once, by the statement that names least.

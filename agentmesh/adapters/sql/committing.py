@@ -71,6 +71,17 @@ class Outcome:
 
 
 @dataclass(slots=True)
+class Committed:
+    """What became of a batch."""
+
+    outcomes: list[Outcome]
+    changed: Sequence[str] = ()
+    """Runs whose watchers are to be told."""
+    rows: Sequence[tuple[Any, ...]] = ()
+    """Of the journal, that were added."""
+
+
+@dataclass(slots=True)
 class _Try:
     """One transaction, and how far it came."""
 
@@ -79,6 +90,7 @@ class _Try:
     outcomes: list[Outcome] | None = None
     changed: tuple[str, ...] = ()
     taken: Sequence[str] = ()
+    rows: Sequence[tuple[Any, ...]] = ()
 
 
 class Committer:
@@ -106,8 +118,8 @@ class Committer:
         self.ahead = 0.0
         """Seconds that the database's clock is ahead of `clock`, as of the last transaction."""
 
-    def commit(self, batch: Sequence[Request]) -> tuple[list[Outcome], Sequence[str]]:
-        """What became of each request, and the runs whose watchers are to be told."""
+    def commit(self, batch: Sequence[Request]) -> Committed:
+        """What became of each request."""
         patience = 0.0 if self._down or self._only_writer else PATIENCE
         until = time.monotonic() + patience
         for again in itertools.count(1):
@@ -130,12 +142,12 @@ class Committer:
                     written = self._written(current, until)
                     if written is None:
                         error = StoreError(f"{error} Whether the last entries were recorded is unknown.", **error.data)
-                        return self._fail(batch, error), ()
+                        return Committed(self._fail(batch, error))
                     if written:
                         return self._done(current)
                 pause = again * PAUSE
                 if not repeatable(failed) or time.monotonic() + pause > until:
-                    return self._fail(batch, error), ()
+                    return Committed(self._fail(batch, error))
                 time.sleep(pause)
             except Exception as failed:  # the thread must outlive any one batch, and callers must hear of it
                 log.exception("a batch of %d requests could not be written", len(batch))
@@ -170,6 +182,7 @@ class Committer:
                     outcomes.append(Outcome(request, error=error))
             work.flush()
             current.outcomes, current.changed, current.taken = outcomes, tuple(work.changed), work.taken
+            current.rows = work.written
             current.committing = True
             transaction.commit()
         self._latest = max(latest, now)
@@ -193,7 +206,7 @@ class Committer:
         self.ahead = ahead if abs(ahead) > SAME else 0.0
         return float(now)
 
-    def _done(self, current: _Try) -> tuple[list[Outcome], Sequence[str]]:
+    def _done(self, current: _Try) -> Committed:
         self._down = False
         for run_id in current.taken:
             self._broken.pop(run_id, None)  # not before the commit: until then the old epoch is the run's
@@ -201,7 +214,7 @@ class Committer:
         for outcome in outcomes:
             if outcome.error is not None:
                 self._remember(outcome.request, outcome.error)
-        return outcomes, current.changed
+        return Committed(outcomes, current.changed, current.rows)
 
     def _written(self, current: _Try, until: float) -> bool | None:
         """Whether a transaction was committed whose connection was lost meanwhile; None when nobody can tell."""
@@ -220,17 +233,15 @@ class Committer:
             time.sleep(again * PAUSE)
         return None
 
-    def _one_by_one(self, batch: Sequence[Request], error: MeshError) -> tuple[list[Outcome], Sequence[str]]:
+    def _one_by_one(self, batch: Sequence[Request], error: MeshError) -> Committed:
         """Somebody's rows are at fault; alone, they fail alone."""
         if len(batch) == 1:
-            return self._fail(batch, error, passing=False), ()
-        outcomes: list[Outcome] = []
-        changed: list[str] = []
-        for request in batch:
-            outcome, runs = self.commit([request])
-            outcomes += outcome
-            changed += runs
-        return outcomes, changed
+            return Committed(self._fail(batch, error, passing=False))
+        each = [self.commit([request]) for request in batch]
+        return Committed(
+            [outcome for one in each for outcome in one.outcomes], [run_id for one in each for run_id in one.changed],
+            [row for one in each for row in one.rows],
+        )  # fmt: skip
 
     def _fail(self, batch: Sequence[Request], error: MeshError, *, passing: bool = True) -> list[Outcome]:
         for request in batch:

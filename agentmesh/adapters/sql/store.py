@@ -25,13 +25,14 @@ from agentmesh.adapters.json_text import decode, encode
 from agentmesh.adapters.lock import MeshLock
 from agentmesh.adapters.sql import backup, claiming, database, delivering, pruning
 from agentmesh.adapters.sql.batch import Append, Start
-from agentmesh.adapters.sql.committing import Committer
+from agentmesh.adapters.sql.committing import Committed, Committer
 from agentmesh.adapters.sql.documents import INLINE, INLINE_IN_RUN, Document, Text, document, is_slow, payload
 from agentmesh.adapters.sql.heads import Ending
 from agentmesh.adapters.sql.neighbours import Neighbours
 from agentmesh.adapters.sql.patience import STALLED, Patience
 from agentmesh.adapters.sql.reader import Reader
 from agentmesh.adapters.sql.tables import deliveries, runs
+from agentmesh.adapters.sql.tails import Tails
 from agentmesh.adapters.sql.writer import ROWS, Writer
 from agentmesh.core.push import LEASE, Delivery
 from agentmesh.core.run import STATE_AFTER, Entry, Kind, Run, RunState, apply
@@ -78,6 +79,8 @@ class SqlStore:
         """On their way into the database: there is nothing to read of them yet."""
         self._patience: Patience | None = None
         self._neighbours: Neighbours | None = None
+        self._tails = Tails() if alone else None
+        """None: others write, too."""
 
     async def __aenter__(self) -> Self:
         """StoreLocked, StoreTooNew or StoreError when the database cannot be used."""
@@ -85,7 +88,6 @@ class SqlStore:
         writing = await self._blocking(self._open)
         self._reader = Reader(self._engines[1])
         self._committer = Committer(writing, self._clock, own_clock=self._own_clock, busy=self._stalled)
-        publish: Callable[[Sequence[str]], None] = self._changes.publish
         if self._patience is not None:
             loop = asyncio.get_running_loop()
             outside = database.connect(self._url, pool=0)
@@ -95,8 +97,7 @@ class SqlStore:
                 lambda run_ids: _call(loop, self._pokes.publish, run_ids),
             )
             self._neighbours.start()
-            publish = self._publish
-        self._writer = Writer(self._committer, publish)
+        self._writer = Writer(self._committer, self._publish)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -273,7 +274,8 @@ class SqlStore:
         return await self._read(self._reader.list_runs, where)
 
     async def entries(self, run_id: str, after: int = 0) -> Sequence[Entry]:
-        return await self._read(self._reader.entries, run_id, after)
+        kept = None if self._tails is None else self._tails.entries(run_id, after)
+        return await self._read(self._reader.entries, run_id, after) if kept is None else kept
 
     def changes(self, run_id: str | None = None) -> Subscription:
         return self._changes.subscribe(run_id)
@@ -283,6 +285,8 @@ class SqlStore:
         removed = 0
         for chunk in await self._read(pruning.find, self._engines[1], before, tenant, limit):
             removed += await self._writer.submit(partial(pruning.remove, run_ids=chunk), rows=ROWS)
+            if self._tails is not None:
+                self._tails.forget()
         return removed
 
     async def backup(self, path: Path) -> int:
@@ -355,10 +359,12 @@ class SqlStore:
     def pokes(self) -> Subscription:
         return self._pokes.subscribe()
 
-    def _publish(self, run_ids: Sequence[str]) -> None:
-        self._changes.publish(run_ids)
+    def _publish(self, committed: Committed) -> None:
+        if self._tails is not None:
+            self._tails.add(committed.rows)
+        self._changes.publish(committed.changed)
         if self._neighbours is not None:
-            self._neighbours.tell(run_ids)
+            self._neighbours.tell(committed.changed)
 
     def _open(self) -> Engine:
         if self._url.get_backend_name() == "sqlite":

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from agentmesh.adapters.sql.batch import Batch
-from agentmesh.adapters.sql.committing import Committer, Outcome, Request
+from agentmesh.adapters.sql.committing import Committed, Committer, Request
 from agentmesh.errors import StoreError
 
 ROWS = 256
@@ -32,8 +32,8 @@ BACKLOG = 8192
 class Writer:
     """Started and stopped by the store, on its event loop."""
 
-    def __init__(self, committer: Committer, publish: Callable[[Sequence[str]], None]) -> None:
-        """`publish` gets, on the event loop, the runs that a commit changed."""
+    def __init__(self, committer: Committer, publish: Callable[[Committed], None]) -> None:
+        """`publish` gets, on the event loop, what a commit changed, before any task goes on that asked for it."""
         self._committer = committer
         self._publish = publish
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
@@ -86,7 +86,7 @@ class Writer:
             batch, last = self._gather(came)
             came = len(batch)
             if batch:
-                self._settle(*self._committer.commit(batch))
+                self._settle(self._committer.commit(batch))
             if last:
                 return
 
@@ -114,14 +114,14 @@ class Writer:
             rows += request.rows
         return batch, False
 
-    def _settle(self, outcomes: list[Outcome], changed: Sequence[str]) -> None:
+    def _settle(self, committed: Committed) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._acknowledge, outcomes, changed)
+            self._loop.call_soon_threadsafe(self._acknowledge, committed)
         except RuntimeError:
             pass  # the loop is closed: everything is committed, and nobody is left to hear it
 
-    def _acknowledge(self, outcomes: list[Outcome], changed: Sequence[str]) -> None:
-        for outcome in outcomes:
+    def _acknowledge(self, committed: Committed) -> None:
+        for outcome in committed.outcomes:
             self._backlog -= outcome.request.rows
             future = outcome.request.future
             if future is None or future.done():
@@ -130,4 +130,4 @@ class Writer:
                 future.set_result(outcome.value)
             else:
                 future.set_exception(outcome.error)
-        self._publish(changed)
+        self._publish(committed)
