@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import anyio.to_thread
+from a2a.auth.user import UnauthenticatedUser
 from a2a.server.context import ServerCallContext
 from a2a.types import a2a_pb2 as pb
 from a2a.utils.errors import InvalidParamsError, VersionNotSupportedError
@@ -38,6 +39,8 @@ MOST_EXTENSIONS: Final = 100
 OBJECTS: Final = ("message", "configuration", "metadata", "authentication")
 _FIELD = re.compile(r"Failed to parse (\w+) field")
 _VERSION = re.compile(r"(\d{1,4}\.\d{1,4})(\.\d{1,4})?")
+_NOBODY: Final = UnauthenticatedUser()
+"""Given, since pydantic inspects the class anew for each request when it has to make one; who asks stands in the state."""
 
 Wire = TypeVar("Wire", bound=Any)
 
@@ -88,6 +91,7 @@ def context_of(scope: Scope, agent: str | None, version: str) -> ServerCallConte
         lists = [*lists, *headers.getlist(LEGACY_EXTENSIONS_HEADER)]
     return ServerCallContext.model_construct(
         state={"headers": dict(headers), "principal": principal, "version": version},
+        user=_NOBODY,
         tenant=agent or "",
         requested_extensions=extensions_of(lists),
     )
