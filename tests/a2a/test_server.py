@@ -141,7 +141,7 @@ async def test_the_task_outlives_its_stream_and_can_be_taken_up_again(on: Servin
     assert on.gate.calls == 1
 
 
-@covers("A2A-1.0.1 3.1.5#cancel-task", "A2A-1.0.1 3.1.1#terminal")
+@covers("A2A-1.0.1 3.1.6#terminal", "A2A-1.0.1 3.1.5#cancel-task", "A2A-1.0.1 3.1.1#terminal")
 @pytest.mark.parametrize("binding", BINDINGS)
 async def test_cancel_ends_the_task_and_what_it_does(on: Serving, binding: str) -> None:
     """A cancelled task takes no second cancel, no message and no subscriber."""

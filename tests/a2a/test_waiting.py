@@ -261,8 +261,9 @@ async def test_the_list_shows_who_waits(on: Serving) -> None:
     assert [one["id"] for one in found["result"]["tasks"]] == [task]
 
 
+@covers("A2A-1.0.1 3.3.2#unavailable")
 async def test_a_store_in_trouble_is_unavailable() -> None:
-    """-32050 over JSON-RPC, UNAVAILABLE and 503 over HTTP+JSON; well again when the store is."""
+    """-32050 over JSON-RPC, UNAVAILABLE and 503 over HTTP+JSON, each with Retry-After; well again when the store is."""
     async with on_failing_store() as (store, engine, http):
         on = Serving("", engine, None, http)  # type: ignore[arg-type]
         store.failing = True
@@ -270,6 +271,15 @@ async def test_a_store_in_trouble_is_unavailable() -> None:
         assert (got["error"]["code"], "disk is full" in got["error"]["message"]) == (-32050, True)
         rest: httpx.Response = await http.get("/a2a/tasks/00000000-0000-7000-8000-000000000000", headers=V)
         assert (rest.status_code, rest.json()["error"]["status"]) == (503, "UNAVAILABLE")
+        assert rest.headers["retry-after"] == "1"
+        sent = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "SendStreamingMessage",
+            "params": {"message": said({"text": "hi"})},
+        }
+        stream = await http.post("/a2a", json=sent, headers=V)
+        assert (stream.json()["error"]["code"], stream.headers["retry-after"]) == (-32050, "1")
         store.failing = False
         got = await rpc(on, "GetTask", {"id": "00000000-0000-7000-8000-000000000000"})
         assert got["error"]["code"] == -32001
