@@ -6,21 +6,18 @@ messages, whose types have been checked; answers are JSON in the protocol's spel
 
 from __future__ import annotations
 
-import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import anyio
 from a2a.server.context import ServerCallContext
 from a2a.types import a2a_pb2 as pb
 from a2a.utils.errors import (
-    A2AError,
     ExtensionSupportRequiredError,
     InvalidParamsError,
     PushNotificationNotSupportedError,
-    TaskNotCancelableError,
     UnsupportedOperationError,
 )
 from google.protobuf.json_format import MessageToDict
@@ -29,6 +26,7 @@ from agentmesh.a2a import convert
 from agentmesh.a2a.card import EXTENSIONS
 from agentmesh.a2a.errors import AgentNotFoundError, missing, to_a2a_error
 from agentmesh.a2a.events import stream_responses
+from agentmesh.a2a.guarded import answers, cancel_error, streams, task_error
 from agentmesh.core.agent import IDEMPOTENCY, PEER, Agent, Sending
 from agentmesh.core.policy import Principal
 from agentmesh.core.push import PushConfig
@@ -38,7 +36,7 @@ from agentmesh.core.store import RunFilter
 from agentmesh.core.trace import trace_of, traced
 from agentmesh.engine import Engine
 from agentmesh.engine.push import Push
-from agentmesh.errors import Conflict, InvalidInput, NotFound
+from agentmesh.errors import InvalidInput, NotFound
 
 PAGE, MAX_PAGE = 50, 100
 """Tasks in one answer of ListTasks (A2A 1.0.1 section 3.1.4)."""
@@ -50,9 +48,6 @@ INTERRUPTED: Final = frozenset({RunState.INPUT_REQUIRED, RunState.AUTH_REQUIRED}
 """A blocking call ends here too: it is the client's turn."""
 
 Json = dict[str, Any]
-Params = TypeVar("Params")
-Result = TypeVar("Result")
-Self = TypeVar("Self", bound="Operations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,68 +63,12 @@ class Caller:
     """URIs of extensions that the client asks for."""
 
 
-def _task_error(error: Exception) -> A2AError:
-    return to_a2a_error(error, task=True)
-
-
-def _cancel_error(error: Exception) -> A2AError:
-    if isinstance(error, Conflict):
-        return TaskNotCancelableError(message=error.message, data={"code": error.code})
-    return to_a2a_error(error, task=True)
-
-
-def _answers(
-    turn: Callable[[Exception], A2AError] = to_a2a_error,
-) -> Callable[
-    [Callable[[Self, Params, ServerCallContext], Awaitable[Result]]],
-    Callable[[Self, Params, ServerCallContext], Coroutine[Any, Any, Result]],
-]:
-    """A method that lets nothing but A2AError out. `turn`: what makes one of an error."""
-
-    def decorate(
-        method: Callable[[Self, Params, ServerCallContext], Awaitable[Result]],
-    ) -> Callable[[Self, Params, ServerCallContext], Coroutine[Any, Any, Result]]:
-        @functools.wraps(method)
-        async def answered(self: Self, params: Params, context: ServerCallContext) -> Result:
-            try:
-                return await method(self, params, context)
-            except Exception as error:
-                raise turn(error) from None
-
-        return answered
-
-    return decorate
-
-
-def _streams(
-    turn: Callable[[Exception], A2AError] = to_a2a_error,
-) -> Callable[
-    [Callable[[Self, Params, ServerCallContext], AsyncGenerator[Json]]],
-    Callable[[Self, Params, ServerCallContext], AsyncGenerator[Json]],
-]:
-    """The same for a method that streams."""
-
-    def decorate(
-        method: Callable[[Self, Params, ServerCallContext], AsyncGenerator[Json]],
-    ) -> Callable[[Self, Params, ServerCallContext], AsyncGenerator[Json]]:
-        @functools.wraps(method)
-        async def streamed(self: Self, params: Params, context: ServerCallContext) -> AsyncGenerator[Json]:
-            try:
-                async with aclosing(method(self, params, context)) as events:
-                    async for event in events:
-                        yield event
-            except Exception as error:
-                raise turn(error) from None
-
-        return streamed
-
-    return decorate
-
-
 class Operations:
     """The mesh, and each of its agents, as A2A has them."""
 
-    def __init__(self, engine: Engine, extended: Callable[[Principal, str | None], Awaitable[Mapping[str, Any]]]) -> None:
+    def __init__(
+        self, engine: Engine, extended: Callable[[Principal, str | None], Awaitable[Mapping[str, Any]]]
+    ) -> None:
         """`extended`: the card that a caller sees of an agent, or of the mesh, once it is known who asks."""
         self._engine = engine
         self._extended = extended
@@ -138,7 +77,7 @@ class Operations:
         """Of the protocol, that are offered now."""
         return tuple(self._engine.mesh.file.a2a.versions)
 
-    @_answers()
+    @answers()
     async def send(self, params: pb.SendMessageRequest, context: ServerCallContext) -> Json:
         """SendMessage: {task} or {message}. Blocks until the task ends or waits for the client, unless `returnImmediately`."""
         run, goes_on = await self._send(params, context)
@@ -158,7 +97,7 @@ class Operations:
             return {"message": convert.to_reply(run, accepted)}
         return {"task": convert.to_task(run, history_length=_history_length(configuration), accepted=accepted)}
 
-    @_streams()
+    @streams()
     async def stream(self, params: pb.SendMessageRequest, context: ServerCallContext) -> AsyncGenerator[Json]:
         """SendStreamingMessage: the Task, its updates, its artifacts, its last status; or the one Message."""
         run, goes_on = await self._send(params, context, streaming=True)
@@ -176,7 +115,7 @@ class Operations:
             async for event in events:
                 yield event
 
-    @_streams(_task_error)
+    @streams(task_error)
     async def subscribe(self, params: pb.SubscribeToTaskRequest, context: ServerCallContext) -> AsyncGenerator[Json]:
         """SubscribeToTask: the Task as it is now, then what happens to it. One that waits for its client is waited with."""
         caller = self._caller(params, context)
@@ -188,20 +127,20 @@ class Operations:
             async for event in events:
                 yield event
 
-    @_answers(_task_error)
+    @answers(task_error)
     async def get_task(self, params: pb.GetTaskRequest, context: ServerCallContext) -> Json:
         length = _history_length(params)
         run = await self._task(self._caller(params, context), params.id)
         return convert.to_task(run, history_length=length)
 
-    @_answers(_cancel_error)
+    @answers(cancel_error)
     async def cancel_task(self, params: pb.CancelTaskRequest, context: ServerCallContext) -> Json:
         caller = self._caller(params, context)
         ident = _ident(params.id)
         run = await self._engine.agents.cancel_task(caller.principal, ident, agent=caller.agent)
         return convert.to_task(run)
 
-    @_answers()
+    @answers()
     async def list_tasks(self, params: pb.ListTasksRequest, context: ServerCallContext) -> Json:
         """ListTasks: the caller's tasks, those that steps of other tasks started left out.
 
@@ -236,14 +175,14 @@ class Operations:
             tasks.append({"artifacts": [], **task} if artifacts else task)
         return {"tasks": tasks, "nextPageToken": page.next or "", "pageSize": size, "totalSize": page.total}
 
-    @_answers()
+    @answers()
     async def extended_card(self, params: pb.GetExtendedAgentCardRequest, context: ServerCallContext) -> Json:
         caller = self._caller(params, context)
         return dict(await self._extended(caller.principal, caller.agent))
 
     # Push notifications
 
-    @_answers(_task_error)
+    @answers(task_error)
     async def create_push_config(self, params: pb.TaskPushNotificationConfig, context: ServerCallContext) -> Json:
         push = self._push()
         if not params.url:
@@ -251,7 +190,7 @@ class Operations:
         run, principal = await self._configured(params, context)
         return _push_config(await push.create(principal, run, _asked_config(params, run.id, context)))
 
-    @_answers(_task_error)
+    @answers(task_error)
     async def get_push_config(
         self, params: pb.GetTaskPushNotificationConfigRequest, context: ServerCallContext
     ) -> Json:
@@ -259,7 +198,7 @@ class Operations:
         run, principal = await self._configured(params, context)
         return _push_config(await push.get(principal, run, _ident(params.id)))
 
-    @_answers(_task_error)
+    @answers(task_error)
     async def list_push_configs(
         self, params: pb.ListTaskPushNotificationConfigsRequest, context: ServerCallContext
     ) -> Json:
@@ -270,7 +209,7 @@ class Operations:
             raise InvalidParamsError("there is one page of push configurations; leave pageToken out")
         return {"configs": [_push_config(config) for config in await push.list(principal, run)]}
 
-    @_answers(_task_error)
+    @answers(task_error)
     async def delete_push_config(
         self, params: pb.DeleteTaskPushNotificationConfigRequest, context: ServerCallContext
     ) -> None:
