@@ -146,6 +146,8 @@ def _unique(project: Project, world: World) -> None:
     if project.mesh is not None:
         for peer in project.mesh.value.agents:
             claim("server", peer, project.mesh, ("agents", peer), key=True)
+        for i, tool in enumerate(project.mesh.value.a2a.tools):
+            claim("skill", tool, project.mesh, ("a2a", "tools", i))
     for workflow in project.workflows:
         value = workflow.value
         claim("workflow", value.name, workflow, ("name",))
@@ -194,6 +196,16 @@ class _MeshChecker(Checker):
             self.fault(("a2a", "versions"), "1.0 is always spoken: name it, and 0.3 beside it if you want", key=True)
         if file.a2a.default is not None and (message := self.world.unknown("skills", file.a2a.default, skills)):
             self.fault(("a2a", "default"), message)
+        for i, tool in enumerate(file.a2a.tools):
+            spec = self.world.mesh.specs.get(tool)
+            if tool not in self.world.mesh.tools and "tools" not in self.world.unsure:
+                problem = self.world.unknown("tools", tool, self.world.mesh.tools) or f"{tool!r} is served by others"
+                self.fault(
+                    ("a2a", "tools", i), f"{problem}; tools of servers/ and workflows with `on.mcp` can be skills"
+                )
+            elif spec is not None and spec.elicit:
+                said = f"{tool!r} asks its caller before it begins, which a message cannot be: leave it out"
+                self.fault(("a2a", "tools", i), said)
 
     def mcp(self, file: MeshFile) -> None:
         tools = self.world.mesh.tools

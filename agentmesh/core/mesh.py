@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,9 @@ from agentmesh.core.policy import PolicyFile
 from agentmesh.core.server_file import PromptSpec, ResourceSpec, ServerFile
 from agentmesh.core.tool import Tool, ToolSpec
 from agentmesh.core.workflow import NAME, Duration, LlmSpec, Workflow
+
+CALL_OF: Final = "tool:"
+"""What `Run.workflow` begins with when the run is one tool's call."""
 
 
 class Peer(BaseModel):
@@ -40,6 +43,8 @@ class A2aSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     default: str | None = None
     """The skill for a message that names none; None: it goes to the agent that fits its words best."""
+    tools: list[str] = []
+    """Tools of `servers/`, and workflows with `on.mcp`, that are skills of the mesh too, each under the tool's name."""
     embed: str | None = None
     """A model that makes embeddings, by which messages that name no skill are compared with skills; None: by their words alone."""
     webhooks: list[str] = []
@@ -51,7 +56,7 @@ class A2aSettings(BaseModel):
     required_extensions: list[str] = []
     """URIs of extensions that clients have to declare, of those that this agent knows."""
     grpc: str | None = Field(None, pattern=r"^[^\s/@]+:[0-9]{1,5}$")
-    """Where clients reach A2A over gRPC, `HOST:PORT`, when `url` is another host than the server's own; None: agent cards do not name it."""
+    """Where clients reach A2A over gRPC, `HOST:PORT`, when `url` is another host than the server's own; None: cards do not name it."""
 
 
 class McpSettings(BaseModel):
@@ -154,6 +159,9 @@ def assemble(
         if workflow.on.a2a is not None:
             skill = _skill(workflow)
             skills.setdefault(skill.id, skill)
+    for offered in file.a2a.tools:
+        if offered in tools:
+            skills.setdefault(offered, _skill_of_tool(tools[offered], specs.get(offered)))
     return Mesh(folder, file, server_files, by_name, tuple(policies), tools, specs, skills, resources, prompts)
 
 
@@ -229,6 +237,12 @@ def _skill(workflow: Workflow) -> Skill:
         output_modes=(a2a.output_modes if a2a else None) or MODES,
         reply=a2a.reply if a2a else False,
     )
+
+
+def _skill_of_tool(tool: Tool, spec: ToolSpec | None) -> Skill:
+    """A tool as a skill: a message is a call of it, and the call a run."""
+    workflow = tool.source.removeprefix("workflow:") if spec is None else spec.workflow or f"{CALL_OF}{tool.name}"
+    return Skill(tool.name, tool.title or tool.name, tool.description, workflow, input_schema=tool.input_schema)
 
 
 def definition_hash(document: Any) -> str:

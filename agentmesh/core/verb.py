@@ -15,6 +15,7 @@ from agentmesh.core.checker import NOT_BUILT
 from agentmesh.core.constant import NOTHING, constant_value
 from agentmesh.core.document import Path
 from agentmesh.core.inference import DYN, JsonSchema, describe, kinds
+from agentmesh.core.mesh import CALL_OF
 from agentmesh.core.scope import HTTP_OUTPUT, SQL_OUTPUT, Scope, closed
 from agentmesh.core.secret import secret_names
 from agentmesh.core.statement import parameters_of, statement_faults, writes
@@ -85,6 +86,9 @@ class VerbChecker(OutputChecker):
         if agent.skill not in skills:
             return DYN
         target = skills[agent.skill]
+        if target.workflow.startswith(CALL_OF):
+            self.fault((*at, "skill"), f"skill {agent.skill!r} is a tool of this mesh; call it: `tool: {agent.skill}`")
+            return DYN
         if kinds(message) == {"object"}:
             self.arguments((*at, "message"), message, self.world.sound(target.input_schema), f"skill {agent.skill!r}")
         return self.world.sound(self.world.mesh.workflows[target.workflow].output_schema)

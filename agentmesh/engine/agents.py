@@ -14,7 +14,7 @@ import anyio
 from agentmesh.core.agent import PEER, Agent, AgentHealth, Message, Part, PeerCall, Route, Sending, Skill
 from agentmesh.core.expression import evaluate_bool
 from agentmesh.core.json_text import write_json
-from agentmesh.core.mesh import Mesh
+from agentmesh.core.mesh import CALL_OF, Mesh
 from agentmesh.core.policy import Action, Principal
 from agentmesh.core.question import Question, Reply, questions
 from agentmesh.core.run import JSON, Entry, Kind, Run, RunState
@@ -289,6 +289,8 @@ class Agents:
         definition = self._definitions.pin(skill.workflow)
         given = input_of([part.to_json() for part in message.parts], definition.workflow.input, skill.id)
         self._guard.authorize(principal, Action("agents.send", resource_of_skill(skill), given))
+        if skill.workflow.startswith(CALL_OF):  # whoever may not call the tool may not send it a message either
+            self._guard.authorize(principal, Action("tools.call", skill.workflow, given))
         if definition.reads_conversation and message.context_id:
             kept["messages"] = await earlier_messages(self._store, principal, message.context_id)
         if skill.reply:
