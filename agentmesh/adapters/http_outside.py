@@ -22,6 +22,7 @@ import anyio.to_thread
 from agentmesh import __version__
 from agentmesh.core.json_text import parse_json
 from agentmesh.core.outside import HttpAnswer, HttpRequest
+from agentmesh.core.trace import TRACEPARENT, current
 from agentmesh.errors import Fail, InvalidInput, NotSent, Unanswered
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class OutsideHttp:
         assert client is not None
         # httpcore closes a socket whose handshake is over time, but forgets one whose handshake is cancelled: be over time first.
         timeout = httpx.Timeout(None, connect=min(CONNECT_TIME, request.timeout * 0.95))
-        headers = {"accept": "application/json, text/*;q=0.9, */*;q=0.1", **request.headers}
+        headers = {"accept": "application/json, text/*;q=0.9, */*;q=0.1", **_trace(request.headers), **request.headers}
         try:
             built = client.build_request(
                 request.method,
@@ -146,6 +147,14 @@ class OutsideHttp:
             mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
             follow_redirects=False,
         )
+
+
+def _trace(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The trace that a request belongs to, where its own headers do not name another."""
+    trace = current()
+    if not trace or any(name.lower() == TRACEPARENT for name in headers):
+        return {}
+    return trace
 
 
 class _Trace:

@@ -44,6 +44,7 @@ from agentmesh.core.caller import (
     Method,
     missing,
 )
+from agentmesh.core.trace import current
 from agentmesh.errors import Fail, MeshError, MissingCapability, Unanswered
 
 log = logging.getLogger("agentmesh.sources")
@@ -129,6 +130,7 @@ class Session:
         exchange = exchange or Exchange()
         ident = next(self._ids)
         message = self._message(ident, method, params, exchange)
+        headers = {**current(), **headers}
         if self.modern:
             headers = {"mcp-method": method, **headers}
             if (member := NAME_BEARING_METHODS.get(method)) is not None:
@@ -159,7 +161,7 @@ class Session:
         return result
 
     def _message(self, ident: int, method: str, params: Mapping[str, Any], exchange: Exchange) -> Message:
-        meta = dict(params.get("_meta") or {})
+        meta = {**(params.get("_meta") or {}), **current()}
         if exchange.hears_progress():
             meta["progressToken"] = ident
         if self.modern:

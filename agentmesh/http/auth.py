@@ -1,8 +1,9 @@
 """Guard: stands before every HTTP edge and lets in only requests that were meant for this server.
 
 On its outside is the socket; on its inside every application may rely on: the Host and Origin were checked exactly,
-the body is whole and within its limit, the headers too, `scope["state"]["principal"]` says who asks, and an exception
-that leaves the application has become a problem with an id. Of the paths it knows only in which form a refusal is read there.
+the body is whole and within its limit, the headers too, `scope["state"]["principal"]` says who asks and `core.trace.current()`
+to which trace it belongs, and an exception that leaves the application has become a problem with an id. Of the paths it knows
+only in which form a refusal is read there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentmesh.core.policy import Principal
+from agentmesh.core.trace import TRACEPARENT, TRACESTATE, trace_of, traced
 from agentmesh.engine.identity import principal_for_open_server
 from agentmesh.engine.meter import CANCELLED, OTHER, Meter
 from agentmesh.errors import ServeError
@@ -51,8 +53,19 @@ KNOWN_HOSTS = 64
 """Spellings of this server's addresses that are remembered; Host and Origin are the same in nearly every request."""
 
 
+_TRACEPARENT, _TRACESTATE = TRACEPARENT.encode(), TRACESTATE.encode()
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-ROUTES = ("/mcp", "/a2a", "/v1", "/healthz", "/readyz", "/metrics", "/webhooks", "/a2a-push", "/.well-known/agent-card.json")
+ROUTES = (
+    "/mcp",
+    "/a2a",
+    "/v1",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/webhooks",
+    "/a2a-push",
+    "/.well-known/agent-card.json",
+)
 """By what begins a path it is counted; the rest is up to callers, and counted together."""
 
 
@@ -158,8 +171,13 @@ class Guard:
             return
         response = _Response(send)
         began = time.perf_counter()
+        trace = _trace(scope["headers"])
         try:
-            await self._serve(scope, receive, response)
+            if trace is None:
+                await self._serve(scope, receive, response)
+            else:
+                with traced(trace):
+                    await self._serve(scope, receive, response)
         finally:
             self._record(scope, response.status, time.perf_counter() - began)
 
@@ -354,6 +372,20 @@ class _Response:
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self.complete = True
         await self._send(message)
+
+
+def _trace(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str] | None:
+    """The trace that a request belongs to. None for most, found out at the cost of a look at each name."""
+    for name, _ in headers:
+        if name == _TRACEPARENT:
+            break
+    else:
+        return None
+    parents = [value.decode("latin-1").strip() for name, value in headers if name == _TRACEPARENT]
+    states = [value.decode("latin-1").strip() for name, value in headers if name == _TRACESTATE]
+    if len(parents) != 1:
+        return None  # two of them say nothing (W3C Trace Context section 3.2); several states are one list (3.3.1)
+    return trace_of({TRACEPARENT: parents[0], TRACESTATE: ",".join(states)})
 
 
 def _replay(body: bytes, then: Receive) -> Receive:

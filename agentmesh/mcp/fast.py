@@ -35,6 +35,7 @@ from agentmesh.core.caller import CAPABILITY, InputRequired
 from agentmesh.core.json_text import NotUtf8, RepeatedName, parse_once, write_json
 from agentmesh.core.policy import Principal
 from agentmesh.core.tool import Tool, ToolCall, ToolResult
+from agentmesh.core.trace import trace_of, traced
 from agentmesh.engine.meter import CANCELLED, TOOL_ERROR
 from agentmesh.errors import MeshError, TooLarge
 from agentmesh.mcp.convert import is_tool_failure, to_mcp_error, to_mcp_failure, to_mcp_result
@@ -143,7 +144,12 @@ class Fast:
         watch = self._watch(receive)
         try:
             try:
-                answered = await self._engine.tools.call(principal, call, source="mcp")
+                trace = trace_of(message["params"]["_meta"])  # before what the headers say, which is there already
+                if trace is None:
+                    answered = await self._engine.tools.call(principal, call, source="mcp")
+                else:
+                    with traced(trace):
+                        answered = await self._engine.tools.call(principal, call, source="mcp")
             finally:
                 watch.end()
             result = self._wire(answered)

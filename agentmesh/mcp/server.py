@@ -37,6 +37,7 @@ from agentmesh.mcp.listen import STREAMS, STREAMS_OF_ONE, Hub
 from agentmesh.mcp.metering import metering
 from agentmesh.mcp.offered import Offered
 from agentmesh.mcp.state import Seals
+from agentmesh.mcp.tracing import carry_trace
 
 if TYPE_CHECKING:
     from agentmesh.engine import Engine
@@ -128,6 +129,7 @@ def build_mcp(
     # The SDK's only middleware opens a span per message; without an exporter it is a cost and nothing else.
     server.middleware.clear()
     server.middleware.append(metering(engine.meter, engine.tools))
+    server.middleware.append(carry_trace)
     server.middleware.append(greeting(mesh, hub, exchange.principal))
     manager = StreamableHTTPSessionManager(
         server,

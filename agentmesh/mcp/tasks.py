@@ -123,7 +123,7 @@ class Tasks:
 
         MCPError -32021 for a tool that must be called as a task, from a client that knows none; PolicyDenied from such a caller.
         """
-        workflow = None if tool.foreign else workflow_of_tool(tool, self._engine.mesh.specs.get(tool.name))
+        workflow = workflow_of_tool(tool, None if tool.foreign else self._engine.mesh.specs.get(tool.name))
         must = tool.task == "required"
         if workflow is None or not (must or declared(ctx)):
             return False
