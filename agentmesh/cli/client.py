@@ -72,6 +72,9 @@ class Client:
     def post(self, path: str, body: Any = None, *, timeout: float = 60.0) -> Any:
         return self._json("POST", path, body, timeout)
 
+    def delete(self, path: str, *, timeout: float = 60.0) -> Any:
+        return self._json("DELETE", path, None, timeout)
+
     def download(self, path: str, *, timeout: float = 300.0) -> bytes:
         """A file as it is."""
         return self._content("GET", path, None, timeout)

@@ -71,6 +71,9 @@ def serving(folder: Path) -> Iterator[Fake]:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self._answer(json.loads(raw) if raw else None)
 
+        def do_DELETE(self) -> None:
+            self._answer(None)
+
         def _answer(self, body: Any) -> None:
             fake.asked.append((self.command, self.path, body))
             fake.headers.append(dict(self.headers))

@@ -87,12 +87,13 @@ def test_agents_send_follows_the_task(agentmesh: Agentmesh, mesh: Path, server: 
     agentmesh("agents", "send", "triage", "--data", f"@{data}", "--mesh", str(mesh))
     sent = server.bodies("/v1/agents/send")
     assert sent == [{"skill": "triage", "text": "look at this"}, {"skill": "triage", "data": {"log": "x"}}]
-    assert agentmesh("agents", "send", "triage", "--mesh", str(mesh)).status == 2
+    assert agentmesh("agents", "send", "--mesh", str(mesh)).status == 2
 
 
 def test_lists_of_agents_models_and_schedules(agentmesh: Agentmesh, mesh: Path, server: Fake) -> None:
     """Each is a table, and with --json the server's own list."""
     skill = {"id": "triage", "workflow": "triage", "tags": ["logs"], "description": "Reads logs."}
+    agent = {"name": "m", "where": "mesh", "state": "up", "latency": 0.0, "detail": "", "skills": [skill]}
     model = {"name": "tiny", "state": "loading", "message": "loading weights", "urls": [], "replicas": 0, "since": 0}
     schedule = {
         "workflow": "inbox",
@@ -102,11 +103,11 @@ def test_lists_of_agents_models_and_schedules(agentmesh: Agentmesh, mesh: Path, 
         "last": None,
         "next": "2026-11-22T17:00:00Z",
     }
-    server.answer("GET", "/v1/agents", {"agents": [skill], "default": "triage"})
+    server.answer("GET", "/v1/agents", {"agents": [agent], "default": "triage"})
     server.answer("GET", "/v1/models", {"models": [model], "default": "tiny"})
     server.answer("GET", "/v1/schedules", {"schedules": [schedule]})
     for command, rows, words in (
-        (("agents", "list"), [skill], ["triage", "triage", "logs", "Reads", "logs."]),
+        (("agents", "list"), [agent], ["m", "triage", "up", "mesh", "logs", "Reads", "logs."]),
         (("models", "status"), [model], ["tiny", "loading", "0", "loading", "weights"]),
         (("schedules", "list"), [schedule], ["inbox", "0", "*", "*", "*", "*", "*", "UTC", "2026-11-22T17:00:00Z"]),
     ):
