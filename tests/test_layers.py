@@ -77,14 +77,11 @@ ADDRESS: dict[str, tuple[tuple[str, ...], str]] = {
         "only the application serves, and the scripted model of tests; the bounds of a connection stand in one of uvicorn's own",
     ),
     "jwt": (
-        ("http/", "engine/identity.py", "adapters/upstream_oauth_client.py"),
-        "credentials become a Principal in one place, and the mesh's own are shown in one",
+        ("http/", "engine/identity.py", "adapters/upstream_oauth_client.py", "adapters/upstream_a2a_card.py"),
+        "credentials become a Principal in one place, the mesh's own are shown in one, and others' signatures are checked in one",
     ),
     "cryptography": (
-        (
-            "adapters/keyring.py", "adapters/vault.py", "adapters/upstream_oauth_client.py", "adapters/card_keys.py",
-            "adapters/upstream_a2a_card.py",
-        ),
+        ("adapters/keyring.py", "adapters/vault.py", "adapters/upstream_oauth_client.py", "adapters/card_keys.py"),
         "keys are derived, secrets are sealed, and agent cards are signed and checked, each in one place",
     ),
 }

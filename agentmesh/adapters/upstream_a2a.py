@@ -21,11 +21,12 @@ from anyio.abc import TaskGroup
 from agentmesh.adapters.approvals import Approvals, changed, same
 from agentmesh.adapters.looking import Looking
 from agentmesh.adapters.tools_only import ToolsOnly
+from agentmesh.adapters.upstream_a2a_card import CardVerifier
 from agentmesh.adapters.upstream_a2a_client import PeerClient
 from agentmesh.adapters.upstream_a2a_errors import of_status
 from agentmesh.adapters.upstream_a2a_facts import Signed, agent_of, as_approved, card_of, definition_of, skills_of
 from agentmesh.adapters.upstream_a2a_health import Condition
-from agentmesh.adapters.upstream_a2a_http import PeerHttp, read_json
+from agentmesh.adapters.upstream_a2a_http import PeerHttp, read_document
 from agentmesh.adapters.upstream_a2a_read import has_ended
 from agentmesh.core.agent import Agent, AgentHealth, Json, PeerCall, Skill
 from agentmesh.core.mesh import Peer
@@ -58,6 +59,9 @@ class PeerSource(ToolsOnly):
         self._token = fill_secrets(peer.token, secrets) if peer.token is not None else None
         self._secrets = [self._token] if self._token else []
         self._http = PeerHttp(peer.card, self._token)
+        self._keys = PeerHttp(peer.jwks or peer.card, None)
+        """For what its card is signed with: whoever has the keys needs no token of ours."""
+        self._verifier = CardVerifier(clock)
         self._approvals = Approvals(store, f"peer:{name}")
         self._looking = Looking(name, peer.card, sleep=self._nap, secrets=self._secrets)
         self.looked = self._looking.looked
@@ -89,6 +93,7 @@ class PeerSource(ToolsOnly):
         await self._approvals.load()
         self._publish()
         await self._http.__aenter__()
+        await self._keys.__aenter__()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         self._group.start_soon(self._looking.run, self._look, REFRESH, self._recall)
@@ -103,6 +108,7 @@ class PeerSource(ToolsOnly):
         for client in filter(None, (self._client, *self._retired)):
             await client.aclose()
         await self._http.__aexit__(None, None, None)
+        await self._keys.__aexit__(None, None, None)
 
     # What is known
 
@@ -189,10 +195,13 @@ class PeerSource(ToolsOnly):
 
     async def _recall(self) -> None:
         kept = await self._store.get(SCOPE, self._name)
-        if isinstance(kept, Mapping) and kept.get("address") == self._peer.card:
-            extended = await self._store.get(SCOPE, self._extended_key()) if self._token else None
-            await self._take(kept["card"], extended)
-            self._etag = str(kept.get("etag") or "")
+        if not isinstance(kept, Mapping) or kept.get("address") != self._peer.card:
+            return
+        if self._peer.jwks is not None and kept.get("jwks") != self._peer.jwks:
+            return  # it was not held to these keys
+        extended = await self._store.get(SCOPE, self._extended_key()) if self._token else None
+        await self._take(kept["card"], extended, kept.get("signed") or "")
+        self._etag = str(kept.get("etag") or "")
 
     async def _look(self) -> None:
         try:
@@ -212,11 +221,13 @@ class PeerSource(ToolsOnly):
         found = await self._fetch()
         took = time.perf_counter() - begun
         public, etag = found or (self._public, self._etag)
+        signed = await self._verified(public)  # before anybody is spoken to whom the card names
         extended = await self._extended_of(public)
-        if found is not None or not same(extended, self._extended):
-            await self._take(public, extended)
+        if found is not None or signed != self._signed or not same(extended, self._extended):
+            await self._take(public, extended, signed)
             self._etag = etag
-            await self._store.put(SCOPE, self._name, {"address": self._peer.card, "etag": etag, "card": dict(public)})
+            kept = {"address": self._peer.card, "etag": etag, "card": dict(public), "signed": signed}
+            await self._store.put(SCOPE, self._name, kept | ({"jwks": self._peer.jwks} if self._peer.jwks else {}))
             if extended is not None:
                 await self._store.put(SCOPE, self._extended_key(), dict(extended))
         assert self._client is not None
@@ -243,7 +254,7 @@ class PeerSource(ToolsOnly):
                 raise Fail(f"it redirects to {where!r}; give that address if you trust it")
             error = of_status(status, headers, "", "card")
             raise error if isinstance(error, Retry) else Fail(f"it answered {status}")
-        card = await read_json(body)
+        card = await read_document(body)
         if not isinstance(card, dict):
             raise Fail("what is there is no card: it is no object")
         return card, headers.get("etag", "")[:200]
@@ -255,7 +266,9 @@ class PeerSource(ToolsOnly):
             return None
         client = self._speaker(card)
         try:
-            return await client.extended_card()
+            found = await client.extended_card()
+            await self._verified(found)
+            return found
         except MeshError as error:
             if isinstance(error, Retry):
                 raise
@@ -269,13 +282,11 @@ class PeerSource(ToolsOnly):
         digest = hashlib.sha256(f"{self._peer.card} {self._token}".encode()).hexdigest()
         return f"{self._name}~{digest[:32]}"
 
-    async def _take(self, public: Json, extended: Json | None) -> None:
-        """`public` says where the agent is; `extended`, when there is one, what it can do."""
+    async def _take(self, public: Json, extended: Json | None, signed: Signed) -> None:
+        """`public` says where the agent is; `extended`, when there is one, what it can do. Both were verified."""
         card = card_of(public)
-        signed = await self._verified(public)
         if extended is not None:
             whole = card_of(extended)
-            await self._verified(extended)
             del whole.supported_interfaces[:]
             whole.supported_interfaces.extend(card.supported_interfaces)
             card = whole
@@ -297,7 +308,20 @@ class PeerSource(ToolsOnly):
         return PeerClient(card, self._http, address=self._peer.card, token=self._token, told=self._told)
 
     async def _verified(self, card: Json) -> Signed:
-        return ""
+        return await self._verifier.verify(
+            card, jwks=self._peer.jwks, card_url=self._peer.card, fetch=self._key_set
+        )  # fmt: skip
+
+    async def _key_set(self, url: str) -> Json:
+        status, headers, body = await self._keys.ask(
+            "GET", url, {"accept": "application/jwk-set+json, application/json"}, None, again=True, time=CARD_TIME, limit=CARD
+        )  # fmt: skip
+        if status != 200:
+            error = of_status(status, headers, "", "card")
+            refusal = Fail(f"the keys of its card cannot be read: {url[:200]} answered {status}")
+            raise error if isinstance(error, Retry) else refusal
+        keys: Json = await read_document(body)
+        return keys
 
     async def _close_retired(self) -> None:
         if not self._calls:

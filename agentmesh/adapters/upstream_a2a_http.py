@@ -33,9 +33,9 @@ from agentmesh.adapters.upstream_http import (
     Unreachable,
     Where,
 )
-from agentmesh.core.json_text import parse_json
+from agentmesh.core.json_text import parse_json, parse_once
 from agentmesh.core.trace import current
-from agentmesh.errors import Fail, InvalidInput, NotSent, Unanswered
+from agentmesh.errors import Fail, InvalidInput, NotSent, TooLarge, Unanswered
 
 ANSWER: Final = 8 * 1024 * 1024
 """Bytes of one answer, or of one event of a stream: a task with its artifacts."""
@@ -253,3 +253,13 @@ async def read_json(body: bytes) -> Any:
         return parse_json(body, depth=DEPTH)
     except InvalidInput as error:
         raise Fail(f"the agent answered with what cannot be read: {error.message}") from None
+
+
+async def read_document(body: bytes) -> Any:
+    """The same of a document that is signed, or that has keys: no name stands in it twice, of which readers could take either. Fail."""
+    value = await read_json(body)
+    try:
+        await anyio.to_thread.run_sync(parse_once, body)
+    except (InvalidInput, TooLarge) as error:
+        raise Fail(f"what is there cannot be read: {error.message}") from None
+    return value
