@@ -137,7 +137,7 @@ def build_engine(
         mesh, shown, OwnResources(mesh, runs), prompts, upstreams, guard, Watching(changes, store, files, sleep)
     )
     prompts.read = resources.read
-    notifying = Push(mesh, store, guard, bus, push, clock=clock, random=random)
+    notifying = Push(mesh, store, guard, bus, push, clock=clock, random=random, meter=meter)
     worker.push_address = notifying.receive_url
     return Engine(
         mesh, store, tools, agents, models, runs, worker, scheduler, history, upstreams, changes, meter, resources, prompts,

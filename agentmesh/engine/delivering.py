@@ -22,8 +22,9 @@ from agentmesh.core.json_text import write_json
 from agentmesh.core.push import AGAIN, LEASE, Delivery, PushConfig, Webhooks, retry_after
 from agentmesh.core.run import Entry, Folder, Run, RunEvent
 from agentmesh.core.store import Store
+from agentmesh.engine.meter import CANCELLED, Meter
 from agentmesh.engine.runs import as_submitted, describe
-from agentmesh.errors import NotSent, Retry, StepError, StoreError, Unanswered
+from agentmesh.errors import Retry, StepError, StoreError
 
 log = logging.getLogger("agentmesh.push")
 
@@ -69,6 +70,7 @@ class Deliverer:
     def __init__(
         self, store: Store, webhooks: Webhooks, unseal: Callable[[Delivery], PushConfig | None], render: Callable[[str], Render],
         offered: Callable[[], bool] = lambda: True, *, name: str, clock: Callable[[], float], random: random_.Random,
+        meter: Meter,
     ) -> None:  # fmt: skip
         """`render`: by the version of the protocol. `offered`: whether anything is to be sent now."""
         self._store = store
@@ -79,6 +81,7 @@ class Deliverer:
         self._name = name
         self._clock = clock
         self._random = random
+        self._meter = meter
         self._known: OrderedDict[str, None] = OrderedDict()
         self._stirred: set[str] = set()
         self._event = anyio.Event()
@@ -250,16 +253,23 @@ class Deliverer:
             headers[TOKEN] = config.token
         if config.credentials:
             headers["authorization"] = f"{config.scheme} {config.credentials}"
+        began, status, error = self._meter.clock(), "", ""
         try:
-            status, wait = await self._webhooks.post(config.url, headers, write_json(event))
-        except (NotSent, Unanswered) as error:
-            return _Failure(error.message)
-        except StepError as error:
-            return _Failure(error.message, refused=not isinstance(error, Retry))
-        if 200 <= status < 300:
-            return None
-        refused = 300 <= status < 500 and status not in AGAIN
-        return _Failure(f"{config.host} answers {status}", refused, retry_after(wait, self._clock()))
+            code, wait = await self._webhooks.post(config.url, headers, write_json(event))
+            status = str(code)
+            if 200 <= code < 300:
+                return None
+            error = status
+            refused = 300 <= code < 500 and code not in AGAIN
+            return _Failure(f"{config.host} answers {code}", refused, retry_after(wait, self._clock()))
+        except StepError as failed:
+            error = failed.code
+            return _Failure(failed.message, refused=not isinstance(failed, Retry))
+        except BaseException:
+            error = CANCELLED
+            raise
+        finally:
+            self._meter.notifications.record((status, error), self._meter.clock() - began)
 
     async def _failed(self, one: Delivery, failure: _Failure) -> None:
         one = one.failed(failure.said, self._clock(), refused=failure.refused)

@@ -128,10 +128,16 @@ class Meter:
             "http.request.method", "http.route", "http.response.status_code", "error.type",
         )
     )  # fmt: skip
+    notifications: Timings = field(
+        default_factory=lambda: Timings(
+            "agentmesh.push.notification.duration", "Push notifications, as they were sent until they were answered.",
+            "http.response.status_code", "error.type",
+        )
+    )  # fmt: skip
 
     def call(self, tool: str, edge: str) -> CallTimer:
         """For `with`: one call of a tool. `edge`: by which edge it came, `mcp` or `api`."""
         return CallTimer(self.calls, tool, edge, self.clock)
 
     def families(self) -> tuple[Timings, ...]:
-        return (self.calls, self.operations, self.requests)
+        return (self.calls, self.operations, self.requests, self.notifications)

@@ -21,6 +21,7 @@ from agentmesh.core.store import Store
 from agentmesh.engine.bus import Bus
 from agentmesh.engine.delivering import Deliverer, Render
 from agentmesh.engine.guard import Guard, owns
+from agentmesh.engine.meter import Meter
 from agentmesh.errors import Conflict, InvalidInput, NotBuilt, NotFound
 
 SCOPE: Final = "push"
@@ -43,7 +44,7 @@ class Push:
 
     def __init__(
         self, mesh: Mesh, store: Store, guard: Guard, bus: Bus, ports: PushPorts | None,
-        *, clock: Callable[[], float], random: random_.Random,
+        *, clock: Callable[[], float], random: random_.Random, meter: Meter | None = None,
     ) -> None:  # fmt: skip
         """`ports` None: nothing is sent, and nobody may configure it."""
         self._mesh = mesh
@@ -61,6 +62,7 @@ class Push:
             self.deliverer = Deliverer(
                 store, ports.webhooks, self._open, self._rendering, lambda: self.offered,
                 name=f"push-{os.getpid()}-{random.getrandbits(32):08x}", clock=clock, random=random,
+                meter=meter or Meter(),
             )  # fmt: skip
 
     @property

@@ -356,6 +356,9 @@ async def test_what_may_pass_is_tried_again_with_growing_pauses(trouble: Any) ->
             pauses.append(await _pause_of(b, run))
         assert [round(p / 2**n, 2) for n, p in enumerate(pauses)] == [pytest.approx(1.0, abs=0.5) for _ in pauses]
         assert len(set(pauses)) == 4
+        counted = {labels: sum(counts) for labels, _, counts in b.engine.meter.notifications.series()}
+        code = getattr(trouble, "code", str(trouble))
+        assert counted == {("" if code != str(trouble) else code, code): 4}
         one = await b.settled(run, lambda one: one.ended)
         assert (one.attempts, one.error, one.failing_since) == (0, "", None)
         assert b.seen() == [(3, 1)] * 5 + [(3, 2), (4, 1)]
