@@ -22,11 +22,12 @@ from agentmesh.core.store import RunFilter, RunPage, Store
 from agentmesh.engine.conversation import context_of, data_of_parts, earlier_messages
 from agentmesh.engine.definitions import TASK, Definitions
 from agentmesh.engine.guard import Guard
+from agentmesh.engine.media import check_modes
 from agentmesh.engine.replies import reply_of
 from agentmesh.engine.routing import NoAgent, Router
 from agentmesh.engine.runs import Runs
 from agentmesh.engine.sources import Sources
-from agentmesh.errors import Conflict, InvalidInput, MeshError, NotFound, UnsupportedMedia
+from agentmesh.errors import Conflict, InvalidInput, MeshError, NotFound
 
 log = logging.getLogger("agentmesh.engine")
 
@@ -382,36 +383,6 @@ def _reply(parts: Sequence[Part], question: Question) -> Reply:
     if question.subject.startswith(PEER):
         return Reply(yes=True, value={"parts": [part.to_json() for part in parts]})
     return reply_of(parts, question)
-
-
-def check_modes(
-    parts: Sequence[Part], accepted: Sequence[str], takes: Sequence[str], gives: Sequence[str], whose: str
-) -> None:
-    """UnsupportedMedia unless every part is of a type that is taken, and some type that is given is accepted."""
-    for index, part in enumerate(parts):
-        mode = mode_of(part)
-        if not any(_fits(mode, taken) for taken in takes):
-            raise UnsupportedMedia(f"message.parts[{index}] is {mode}; {whose} takes {', '.join(takes)}")
-    if accepted and not any(_fits(given, wanted) or _fits(wanted, given) for given in gives for wanted in accepted):
-        raise UnsupportedMedia(f"none of acceptedOutputModes is offered; {whose} answers {', '.join(gives)}")
-
-
-def mode_of(part: Part) -> str:
-    """The media type of a part, without parameters."""
-    mode = (part.media_type or "").partition(";")[0].strip().lower()
-    if part.text is not None:
-        return mode or "text/plain"
-    return mode or ("application/json" if part.is_data else "application/octet-stream")
-
-
-def _fits(mode: str, pattern: str) -> bool:
-    """Whether a media type is meant by a pattern such as `image/*`. Text is text, JSON is JSON, whatever it is called."""
-    mode, pattern = mode.partition(";")[0].strip().lower(), pattern.partition(";")[0].strip().lower()
-    if pattern in {mode, "*/*", "*", f"{mode.partition('/')[0]}/*"}:
-        return True
-    if pattern in {"text", "text/plain"}:
-        return mode == "text" or mode.startswith("text/")
-    return pattern in {"data", "application/json"} and (mode == "data" or mode.endswith(("+json", "/json")))
 
 
 def input_of(parts: Sequence[Mapping[str, Any]], schema: Mapping[str, Any], skill: str) -> JSON:
