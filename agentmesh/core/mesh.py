@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import PurePath
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,8 @@ from agentmesh.core.workflow import NAME, Duration, LlmSpec, Workflow
 
 CALL_OF: Final = "tool:"
 """What `Run.workflow` begins with when the run is one tool's call."""
+HOST: Final = r"^([0-9A-Za-z_.-]+|[0-9.]+/[0-9]{1,2}|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]?(/[0-9]{1,3})?)$"
+"""A host name, an address or a network: with a scheme, a port or a path it would never be found."""
 
 
 class Peer(BaseModel):
@@ -47,7 +49,7 @@ class A2aSettings(BaseModel):
     """Tools of `servers/`, and workflows with `on.mcp`, that are skills of the mesh too, each under the tool's name."""
     embed: str | None = None
     """A model that makes embeddings, by which messages that name no skill are compared with skills; None: by their words alone."""
-    webhooks: list[str] = []
+    webhooks: list[Annotated[str, Field(pattern=HOST)]] = []
     """Hosts inside (`127.0.0.1`, `10.1.0.0/16`, `hooks.internal`) that push notifications may go to; others have to be on the internet."""
     push: bool = True
     """Whether push notifications are sent."""
