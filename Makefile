@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup serve test test-fast test-real faults check e2e e2e-frameworks conformance-mcp bench bench-workflows bench-mcp train eval lock clean
+.PHONY: help setup serve test test-fast test-real faults check e2e e2e-frameworks conformance-mcp conformance-a2a bench bench-workflows bench-mcp bench-a2a train eval lock clean
 py := .venv/bin/python
 HOST ?= 127.0.0.1
 PORT ?= 8080
@@ -58,6 +58,12 @@ bench-workflows: .venv/.set-up ## Measure the workflow engine beside its peers (
 bench-mcp: .venv/.set-up ## Measure the MCP edge beside its peers with wrk (needs wrk and Node; a few minutes); ends in one line
 	@PYTHONPATH=. $(py) benchmarks/mcp_calls.py
 	@PYTHONPATH=. $(py) benchmarks/gateway.py
+
+bench-a2a: .venv/.set-up ## Measure the A2A edge beside the SDK's own server with wrk (needs wrk; ten minutes); each script ends in one line
+	@PYTHONPATH=. $(py) benchmarks/a2a_messages.py
+	@PYTHONPATH=. $(py) benchmarks/a2a_streams.py
+	@PYTHONPATH=. $(py) benchmarks/a2a_proxy.py
+	@PYTHONPATH=. $(py) benchmarks/routing.py
 
 train: .venv/.set-up ## Train the shipped model again (about an hour on two cores)
 	$(py) -m training.train

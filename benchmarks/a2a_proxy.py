@@ -32,9 +32,11 @@ PEER = "/a2a/bench-agent"
 
 
 @contextmanager
-def proxy(port: int, files: dict[str, str] | None = None) -> Iterator[Server]:
-    """A mesh in front of the agent at this port, once it knows its card."""
-    project = f"name: bench\nagents:\n  bench-agent: {{card: http://127.0.0.1:{port}/.well-known/agent-card.json}}\n"
+def proxy(port: int, files: dict[str, str] | None = None, more: str = "") -> Iterator[Server]:
+    """A mesh in front of the agent at this port, once it knows its card. `more`: lines of its agentmesh.yaml."""
+    project = (
+        f"name: bench\nagents:\n  bench-agent: {{card: http://127.0.0.1:{port}/.well-known/agent-card.json}}\n{more}"
+    )
     with mesh({"agentmesh.yaml": project, **(files or {})}) as server:
         until = time.monotonic() + 30
         while "bench-agent.work" not in _tools(server.ports[0]):
@@ -100,7 +102,9 @@ def main() -> int:
         with agent() as direct, proxy(direct.ports[0]) as through:
             check(direct.ports[0], "/")
             check(through.ports[0], PEER)
-            found = {str(at_once): compare(direct, through, at_once, asked.rounds, asked.seconds) for at_once in AT_ONCE}
+            found = {
+                str(at_once): compare(direct, through, at_once, asked.rounds, asked.seconds) for at_once in AT_ONCE
+            }
     except (Failed, environments.CannotInstall) as failed:
         print(failed)
         return 1
