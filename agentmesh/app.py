@@ -147,8 +147,8 @@ async def open_app(
                 a2a.give(Starlette(routes=routes, exception_handlers=HANDLERS))
                 engine.resources.own.card = cards.shown
                 engine.changes.publish("resources")
-                events = await _import("agentmesh.a2a.events")
-                engine.push.render = lambda event, _: events.stream_responses(event, as_task=True)
+                push = await _import("agentmesh.a2a.push")
+                engine.push.render, engine.push.render_v03 = push.notifications, push.notifications_of_v03
                 # Not earlier: what cannot be put into the protocol's words would count as nobody's news.
                 await engine.push.run()
 

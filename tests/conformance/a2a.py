@@ -27,12 +27,12 @@ from typing import Any, Final
 
 from tests.conformance.run import AGENTMESH, BIN, HERE, ROOT, install, wait_for
 
-LEG_SECONDS: Final = 300
+LEG_SECONDS: Final = 180
 PROBE: Final = 136
 """Streaming, push notifications, both versions in the card."""
 NARROW: Final = 130
 """Neither push notifications nor version 0.3, and an extension that is required."""
-GRPC: Final = 82
+GRPC: Final = 81
 V03: Final = 19
 JAVASCRIPT: Final = 17
 BINDINGS: Final = ("JSONRPC", "HTTP+JSON", "GRPC")
@@ -43,6 +43,7 @@ _OTHERS: Final = re.compile(r"^(\d+) warnings, (\d+) skipped$", re.MULTILINE)
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the server goes too
     install()
     faults: list[str] = []
     with served(HERE) as url:

@@ -88,8 +88,7 @@ class Checks:
             await call
         except (A2AError, A2AClientError) as error:
             refusal = error
-        # The SDK's HTTP+JSON transport of 0.3 keeps the status alone.
-        assert isinstance(refusal, A2AClientError if self.binding == "HTTP+JSON" else kind), repr(refusal)
+        assert isinstance(refusal, kind), repr(refusal)
         assert "Traceback" not in str(refusal), refusal
 
     async def sent_and_blocking(self) -> None:
