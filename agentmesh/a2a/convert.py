@@ -19,6 +19,7 @@ from a2a.utils.errors import InvalidParamsError
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from agentmesh.a2a.blocks import blocks_of, part_of
 from agentmesh.a2a.errors import cut
 from agentmesh.core.agent import JSON_TYPE, PEER, ROUTE, TEXT, Message, Part
 from agentmesh.core.json_text import MAX_EXACT, write_json
@@ -44,6 +45,9 @@ LEVELS: Final = 30
 STATES: Final[Mapping[RunState, str]] = {state: f"TASK_STATE_{state.name}" for state in RunState}
 RUN_STATES: Final[Mapping[int, RunState]] = {pb.TaskState.Value(wire): state for state, wire in STATES.items()}
 _ROLES: Final = {"agent": "ROLE_AGENT", "ROLE_AGENT": "ROLE_AGENT"}
+_HUGE: Final = re.compile(rb"\d{300}")
+_INNERMOST: Final = re.compile(rb"\[\]|\{\}")
+_ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]*={0,2}|[A-Za-z0-9_-]*={0,2}")
 
 
@@ -170,6 +174,10 @@ def output_artifact(output: JSON, accepted: Sequence[str] = ()) -> dict[str, Any
 
 
 def _parts_of(output: JSON, accepted: Sequence[str]) -> list[dict[str, Any]]:
+    blocks = blocks_of(output)
+    if blocks is not None:
+        shown = [part_of(block) for block in blocks]
+        return [part for part in shown if accepts(accepted, part["mediaType"])] or shown
     text = {"text": output if isinstance(output, str) else write_json(output).decode(), "mediaType": TEXT}
     parts = [text] if accepts(accepted, TEXT) else []
     if accepts(accepted, JSON_TYPE) or not parts:
@@ -378,26 +386,39 @@ def _integers(value: JSON) -> JSON:
 
 def _doubles(value: JSON) -> JSON:
     """JSON that protobuf can hold. An integer past every double becomes text; the text part has it exactly."""
+    if not isinstance(value, int | dict | list | tuple) or _HUGE.search(write_json(value)) is None:
+        return value  # as nearly always, and many times quicker seen in the text than in the value
+    return _with_doubles(value)
+
+
+def _with_doubles(value: JSON) -> JSON:
     if isinstance(value, int) and not isinstance(value, bool):
         return value if abs(value) < 2**1023 else str(value)
     if isinstance(value, Mapping):
-        return {key: _doubles(member) for key, member in value.items()}
+        return {key: _with_doubles(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_doubles(member) for member in value]
+        return [_with_doubles(member) for member in value]
     return value
 
 
 def _holdable(value: JSON) -> JSON:
     """The same of a value that may be nested deeper than protobuf reads; None when it is."""
-    level, depth = [value], 0
-    while level:
-        if depth > LEVELS:
-            return None
-        level = [
-            member
-            for item in level
-            if isinstance(item, (dict, list, tuple))
-            for member in (item.values() if isinstance(item, dict) else item)
-        ]
+    return None if _levels(value) > LEVELS else _doubles(value)
+
+
+def _levels(value: JSON) -> int:
+    """How deep a value is nested, as far as LEVELS and one more."""
+    # The brackets of its text, taken away level by level from within; brackets in a string spoil that, and are counted for levels.
+    bare = write_json(value).translate(None, _ALL_BUT_BRACKETS)
+    for level in range(LEVELS + 1):
+        if not bare:
+            return level
+        bare = _INNERMOST.sub(b"", bare)
+    depth, members = 0, [value]
+    while depth <= LEVELS:
+        around = [item for item in members if isinstance(item, (dict, list, tuple))]
+        if not around:
+            return depth
+        members = [m for item in around for m in (item.values() if isinstance(item, dict) else item)]
         depth += 1
-    return _doubles(value)
+    return depth

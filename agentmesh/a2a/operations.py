@@ -27,7 +27,8 @@ from agentmesh.a2a.card import EXTENSIONS
 from agentmesh.a2a.errors import AgentNotFoundError, missing, to_a2a_error
 from agentmesh.a2a.events import stream_responses
 from agentmesh.a2a.guarded import answers, cancel_error, streams, task_error
-from agentmesh.core.agent import IDEMPOTENCY, PEER, Agent, Sending
+from agentmesh.a2a.request import at_leisure
+from agentmesh.core.agent import IDEMPOTENCY, PEER, Agent, Message, Sending
 from agentmesh.core.policy import Principal
 from agentmesh.core.push import PushConfig
 from agentmesh.core.question import questions
@@ -306,7 +307,7 @@ class Operations:
         self, params: pb.SendMessageRequest, caller: Caller, extensions: tuple[str, ...], context: ServerCallContext, *,
         streaming: bool,
     ) -> Run:  # fmt: skip
-        message = convert.from_message(params.message)
+        message = await _message(params.message)
         metadata = [message.metadata]
         if params.HasField("metadata"):
             metadata.append(MessageToDict(params.metadata))
@@ -337,7 +338,7 @@ class Operations:
             raise UnsupportedOperationError(
                 f"task {run.id} is {run.state.value}; send the message without taskId to start a new task"
             )
-        message = convert.from_message(wire)
+        message = await _message(wire)
         if signal := convert.signal_of(message.metadata):
             name, value, key = signal
             return await agents.signal(principal, run.id, name, value, key=key, message=message)
@@ -406,6 +407,10 @@ def _ident(ident: str, field: str = "id") -> str:
     if not ident:
         raise missing(field)
     return ident
+
+
+async def _message(wire: pb.Message) -> Message:
+    return await at_leisure(wire.ByteSize(), lambda: convert.from_message(wire))
 
 
 def _asked_config(wire: pb.TaskPushNotificationConfig, run_id: str, context: ServerCallContext) -> PushConfig:

@@ -6,7 +6,7 @@ All of it is settled here, before any operation, in words of ours, since what th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -22,9 +22,10 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from agentmesh.a2a.convert import is_base64
-from agentmesh.core.json_text import inexact, parse_json
+from agentmesh.core.json_text import VALUES, inexact, parse_json, too_many_values
 from agentmesh.core.policy import Principal
 from agentmesh.core.run import JSON
+from agentmesh.errors import InvalidInput
 
 VERSION_HEADER: Final = "a2a-version"
 EXTENSIONS_HEADER: Final = "a2a-extensions"
@@ -33,7 +34,7 @@ LEGACY_EXTENSIONS_HEADER: Final = "x-a2a-extensions"
 V1, V03 = "1.0", "0.3"
 VERSIONS: Final = (V1, V03)
 LARGE: Final = 64 * 1024
-"""Bodies over this are parsed in a thread."""
+"""Bodies and messages over this are read in a thread."""
 MOST_EXTENSIONS: Final = 100
 """URIs in one request that are looked at."""
 OBJECTS: Final = ("message", "configuration", "metadata", "authentication")
@@ -43,6 +44,7 @@ _NOBODY: Final = UnauthenticatedUser()
 """Given, since pydantic inspects the class anew for each request when it has to make one; who asks stands in the state."""
 
 Wire = TypeVar("Wire", bound=Any)
+Result = TypeVar("Result")
 
 
 def version_of(given: str | None, offered: Sequence[str] = VERSIONS) -> str:
@@ -105,8 +107,14 @@ def media_type(scope: Scope) -> str:
 
 async def read_json(body: bytes, depth: int) -> JSON:
     """InvalidInput says what is wrong with it."""
-    read = partial(parse_json, body, depth=depth)
-    return await anyio.to_thread.run_sync(read) if len(body) > LARGE else read()
+    if too_many_values(body):
+        raise InvalidInput(f"the JSON holds more than {VALUES:,} values; send less at a time, or as text")
+    return await at_leisure(len(body), partial(parse_json, body, depth=depth))
+
+
+async def at_leisure(size: int, read: Callable[[], Result]) -> Result:
+    """What a function makes of so many bytes: at once, or in a thread where that would keep others waiting."""
+    return await anyio.to_thread.run_sync(read) if size > LARGE else read()
 
 
 def read_params(params: Mapping[str, Any], model: type[Wire]) -> Wire:
@@ -116,9 +124,8 @@ def read_params(params: Mapping[str, Any], model: type[Wire]) -> Wire:
     if model is pb.ListTasksRequest:
         check_status(params.get("status"))
     for name in OBJECTS:
-        if not isinstance(
-            params.get(name), dict | None
-        ):  # a reader of protobuf takes an empty list for an empty object
+        # A reader of protobuf takes an empty list for an empty object.
+        if not isinstance(params.get(name), dict | None):
             raise InvalidParamsError(f"{name} must be an object")
     if model is pb.SendMessageRequest:
         _check_raw(params.get("message"))

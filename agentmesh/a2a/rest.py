@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from a2a.types import a2a_pb2 as pb
@@ -26,6 +27,7 @@ from agentmesh.a2a.operations import Operations
 from agentmesh.a2a.request import (
     V03,
     V1,
+    at_leisure,
     check_status,
     context_of,
     media_type,
@@ -117,7 +119,7 @@ class Rest:
                 raise VersionNotSupportedError(
                     f"paths below {OF_03} are A2A {V03}'s; those of {version} have none before"
                 )
-            body = await self._body(scope, receive)
+            body, _ = await self._body(scope, receive)
             found = await self._v03.answer(scope["method"], path, query, body, context, self._streams)
             if found is None:
                 raise NothingHere(self._v03.allowed(path))
@@ -127,10 +129,13 @@ class Rest:
             raise VersionNotSupportedError(
                 f"no A2A-Version means {V03}, whose paths begin with {OF_03}; for this one send A2A-Version: {V1}"
             )
-        given = await self._body(scope, receive) if method == "POST" else None
+        given, size = await self._body(scope, receive) if method == "POST" else (None, 0)
         if given is None and model in NEEDS_BODY and method == "POST":
             raise InvalidRequestError("the body is empty; send a JSON object")
-        request = read_params(given, model) if given is not None else read_query(query, model)
+        if given is None:
+            request = read_query(query, model)
+        else:
+            request = await at_leisure(size, partial(read_params, given, model))
         for name, value in zip(names, match.groups(), strict=True):
             setattr(request, name, value)
         if path.endswith(STREAMING):
@@ -151,11 +156,11 @@ class Rest:
             allow.append(takes)
         raise NothingHere(tuple(allow))
 
-    async def _body(self, scope: Scope, receive: Receive) -> dict[str, Any] | None:
-        """The object that was sent; None when there is no body."""
+    async def _body(self, scope: Scope, receive: Receive) -> tuple[dict[str, Any] | None, int]:
+        """The object that was sent, None when there is no body; and of how many bytes."""
         body = await Request(scope, receive).body()
         if not body:
-            return None
+            return None, 0
         if media_type(scope) not in MEDIA_TYPES:
             raise UnsupportedMediaTypeError(f"send bodies as {A2A_TYPE}")
         try:
@@ -164,7 +169,7 @@ class Rest:
             raise InvalidRequestError(error.message) from None
         if not isinstance(value, dict):
             raise InvalidRequestError("the body must be a JSON object")
-        return value
+        return value, len(body)
 
 
 def read_query(query: QueryParams, model: type[Any]) -> Any:

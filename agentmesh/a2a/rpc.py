@@ -21,7 +21,17 @@ from agentmesh.a2a.errors import (
     to_a2a_error,
 )
 from agentmesh.a2a.operations import Operations
-from agentmesh.a2a.request import V03, V1, context_of, media_type, read_json, read_params, version_of, version_said
+from agentmesh.a2a.request import (
+    V03,
+    V1,
+    at_leisure,
+    context_of,
+    media_type,
+    read_json,
+    read_params,
+    version_of,
+    version_said,
+)
 from agentmesh.a2a.stream import Streams
 from agentmesh.a2a.v03_rpc import Rpc03
 from agentmesh.core.run import JSON
@@ -69,24 +79,26 @@ class Rpc:
                 raise JSONParseError(error.message) from None
             ident = _ident(call)
             _check_envelope(call)
-            answer = await self._answer(scope, ident, call, agent)
+            answer = await self._answer(scope, ident, call, agent, len(body))
         except Exception as raised:
             answer = _refusal(ident, to_a2a_error(raised), agent)
         await answer(scope, receive, send)
 
-    async def _answer(self, scope: Scope, ident: Ident, call: Mapping[str, Any], agent: str | None) -> ASGIApp:
+    async def _answer(
+        self, scope: Scope, ident: Ident, call: Mapping[str, Any], agent: str | None, size: int
+    ) -> ASGIApp:
         version = version_of(version_said(scope), self._versions())
         context = context_of(scope, agent, version)
         method, params = call["method"], call.get("params", {})
         if version == V03:
-            return await self._v03.answer(ident, method, params, context)
+            return await self._v03.answer(ident, method, params, context, size)
         known = self._operations.get(method)
         if known is None:
             raise no_method(method, V1)
         model, operation = known
         if not isinstance(params, dict):
             raise InvalidParamsError("params must be an object")
-        request = read_params(params, model)
+        request = await at_leisure(size, lambda: read_params(params, model))
         if method in STREAMING:
             return await streamed(
                 operation(request, context), context, self._streams, lambda event: _result(ident, event),

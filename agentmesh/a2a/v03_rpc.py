@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from agentmesh.a2a.answer import Answer, activated, streamed
 from agentmesh.a2a.errors import no_method, rpc_error
 from agentmesh.a2a.operations import Operations
-from agentmesh.a2a.request import V03
+from agentmesh.a2a.request import V03, at_leisure
 from agentmesh.a2a.stream import Streams
 from agentmesh.a2a.v03 import dump, read_model, to_answer, to_card, to_core, to_events, to_push_config, to_task
 
@@ -62,16 +62,19 @@ class Rpc03:
         self._operations = operations
         self._streams = streams
 
-    async def answer(self, ident: str | int | None, method: str, params: Any, context: ServerCallContext) -> ASGIApp:
-        """The response to a call whose envelope has been checked. A2AError."""
+    async def answer(
+        self, ident: str | int | None, method: str, params: Any, context: ServerCallContext, size: int
+    ) -> ASGIApp:
+        """The response to a call whose envelope has been checked. `size`: of its body. A2AError."""
         row = METHODS.get(method)
         if row is None:
             raise no_method(method, V03)
         model, convert, operation_of, show = row
         if not isinstance(params, dict):
             raise InvalidParamsError("params must be an object")
-        read = read_model({"jsonrpc": "2.0", "id": ident, "method": method, "params": params}, model)
-        request, operation = to_core(read, convert), operation_of(self._operations)
+        call = {"jsonrpc": "2.0", "id": ident, "method": method, "params": params}
+        request = await at_leisure(size, lambda: to_core(read_model(call, model), convert))
+        operation = operation_of(self._operations)
         if method in STREAMING:
             return await streamed(
                 show(operation(request, context)), context, self._streams, lambda event: _result(ident, dump(event)),

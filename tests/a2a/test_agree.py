@@ -196,3 +196,33 @@ def test_any_output_is_a_message_that_protobuf_reads(output: Any) -> None:
     task = convert.to_task(Run("r", "w", "", {}, state=RunState.COMPLETED, output=output))
     wire = ParseDict({"task": task}, pb.StreamResponse())
     assert pb.StreamResponse.FromString(wire.SerializeToString()) == wire
+
+
+@pytest.mark.parametrize("leaf", [1, "x", "[{[", '"]}', None, [], {}])
+def test_values_go_out_as_data_up_to_what_protobuf_reads(leaf: Any) -> None:
+    """Deeper ones as text only, whatever they are nested in and whatever their strings hold."""
+    for wrap in (lambda v: [v], lambda v: {"a": v}, lambda v: [{"a": v}], lambda v: {"a": [v, 1]}):
+        value = leaf
+        for _ in range(40):
+            value = wrap(value)
+            task = convert.to_task(Run("r", "w", "", {}, state=RunState.COMPLETED, output=value))
+            wire = ParseDict({"task": task}, pb.StreamResponse())
+            assert pb.StreamResponse.FromString(wire.SerializeToString()) == wire
+            parts = task["artifacts"][0]["parts"]
+            assert len(parts) == (2 if _depth(value) <= convert.LEVELS else 1), _depth(value)
+
+
+def _inside(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _depth(value: Any) -> int:
+    return 1 + max(map(_depth, _inside(value)), default=0) if isinstance(value, (dict, list)) else 0
+
+
+def test_integers_past_every_double_go_out_as_text() -> None:
+    """In the data part; the text part has them exactly."""
+    output = {"n": 10**400, "list": [1, -(10**400)], "fits": 2**1000}
+    parts = convert.to_task(Run("r", "w", "", {}, state=RunState.COMPLETED, output=output))["artifacts"][0]["parts"]
+    assert parts[1]["data"] == {"n": str(10**400), "list": [1, str(-(10**400))], "fits": 2**1000}
+    assert parts[0]["text"].count("0" * 400) == 2
