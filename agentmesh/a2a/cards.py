@@ -56,12 +56,18 @@ class Card:
 class Cards:
     """The cards of one mesh and of its agents."""
 
-    def __init__(self, engine: Engine, base_url: str, grpc_address: str = "", keys: CardKeys | None = None) -> None:
-        """`base_url`: where clients reach the server. `grpc_address`: see `Place.grpc`; it may be set later. `keys`: None signs nothing."""
+    def __init__(
+        self, engine: Engine, base_url: str, grpc_address: str = "", keys: CardKeys | None = None, *, most: int = BYTES,
+        callers: int = CALLERS,
+    ) -> None:  # fmt: skip
+        """`base_url`: where clients reach the server. `grpc_address`: see `Place.grpc`; it may be set later. `keys`: None signs nothing.
+        `most`: bytes of cards that are kept; `callers`: of how many it is known what they see.
+        """
         self._engine = engine
         self._url = base_url.rstrip("/")
         self.grpc_address = grpc_address
         self._keys = keys
+        self._most, self._callers = most, callers
         self._marks: tuple[Any, ...] = ()
         """What the kept cards were made from; compared by identity."""
         self._place = Place(self._url)
@@ -121,11 +127,11 @@ class Cards:
                 return card  # something changed meanwhile: it is true, but not kept
             kept = self._kept[seen] = agent, card
             self._size += len(card.body)
-            while self._size > BYTES and len(self._kept) > 1:
+            while self._size > self._most and len(self._kept) > 1:
                 _, (_, old) = self._kept.popitem(last=False)
                 self._size -= len(old.body)
         self._seen[caller] = seen
-        while len(self._seen) > CALLERS:
+        while len(self._seen) > self._callers:
             self._seen.popitem(last=False)
         return kept[1]
 

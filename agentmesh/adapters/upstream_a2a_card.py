@@ -2,8 +2,9 @@
 
 A signature says who answers for a card only when the key is known to be theirs. It is, when it stands in the key set that the operator has
 named; and it is the card's own host that answers, when it stands in a key set there. Where a signature says that its key is (`jku`) counts
-only within that: whoever forges a card can name a key set of their own. What is verified is the very card that is read: everything that a
-reader takes from it is in the bytes that were signed.
+only within that: whoever forges a card can name a key set of their own. What is verified is the very card that is read: what this mesh
+takes from it is in the bytes that were signed. (Empty values are not, the way the SDKs sign: a security requirement without scopes may be
+added or taken away. Nothing here goes by those.)
 """
 
 from __future__ import annotations
@@ -205,8 +206,8 @@ def _at_home(jku: str | None, card_url: str) -> str | None:
     if home is None:
         return None
     if jku is None:
-        scheme, host, port = home
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{KEY_SET}"
+        parts = urlsplit(card_url)
+        return f"{parts.scheme}://{parts.netloc}{KEY_SET}"
     return jku if _origin(jku) == home else None
 
 

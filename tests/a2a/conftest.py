@@ -14,8 +14,10 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from agentmesh.a2a.cards import Cards
 from agentmesh.a2a.server import build_a2a
 from agentmesh.adapters.memory_peer import MemoryPeer
+from agentmesh.core.card_key import CardKeys
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.policy import Principal
 from agentmesh.core.store import Store
@@ -131,12 +133,13 @@ class Late:
         await self.app(scope, receive, send)
 
 
-def build(engine: Engine, url: str, **more: Any) -> Starlette:
+def build(engine: Engine, url: str, *, grpc: str = "", card_keys: CardKeys | None = None, **more: Any) -> Starlette:
     settings = Settings(folder=Path("mesh"))
+    cards = Cards(engine, url, grpc, card_keys)
     routes = [
         *health_routes(settings, lambda: engine),
         Mount("/v1", build_api(engine, settings, base_url=url, **more)),
-        *build_a2a(engine, settings, url),
+        *build_a2a(engine, settings, url, cards=cards),
     ]
     return Starlette(routes=routes, exception_handlers=HANDLERS)
 
