@@ -104,11 +104,13 @@ class PeerSource(ToolsOnly):
     ) -> None:
         assert self._group is not None
         self._group.cancel_scope.cancel()
-        await self._group.__aexit__(None, None, None)
-        for client in filter(None, (self._client, *self._retired)):
-            await client.aclose()
-        await self._http.__aexit__(None, None, None)
-        await self._keys.__aexit__(None, None, None)
+        try:
+            await self._group.__aexit__(None, None, None)
+        finally:  # each of these bounds its own time, also when all of the server is being cancelled
+            for client in filter(None, (self._client, *self._retired)):
+                await client.aclose()
+            await self._http.__aexit__(None, None, None)
+            await self._keys.__aexit__(None, None, None)
 
     # What is known
 
