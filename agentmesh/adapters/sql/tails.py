@@ -12,26 +12,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentmesh.adapters.json_text import decode
-from agentmesh.core.run import Entry, Kind
+from agentmesh.core.run import STATE_AFTER, Entry, Kind
 
 RUNS = 1_000
-"""Runs that are kept, the newest: their followers read on at every row."""
-CHARACTERS = 64 * 1024
-"""Longest tail, its payloads as JSON; the tails of all runs are some megabytes at most where runs are as runs are."""
-ALL = 16 * 1024 * 1024
-"""Characters of all tails together."""
-ROWS = 256
-"""Most rows of a tail."""
+"""Runs that are kept."""
+ENDED = 100
+"""Of them those that have ended, which are read once more by each follower, and seldom later."""
+SIZE = 256 * 1024
+ALL = 4 * 1024 * 1024
+"""Bytes of one tail and of all of them, roughly: payloads as JSON, and ROW for each row."""
+ROW = 400
 
 Row = Sequence[Any]
 """(run_id, seq, path, attempt, kind, payload, blob, at), as the journal's table has it."""
+_ENDS = frozenset(kind.value for kind, state in STATE_AFTER.items() if state.terminal)
 
 
 @dataclass(slots=True)
 class _Tail:
     rows: list[Row] = field(default_factory=list)
     """From seq 1, without gaps."""
-    characters: int = 0
+    size: int = 0
 
 
 class Tails:
@@ -39,26 +40,29 @@ class Tails:
 
     def __init__(self) -> None:
         self._tails: OrderedDict[str, _Tail] = OrderedDict()
-        self._characters = 0
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._size = 0
 
     def add(self, rows: Sequence[Row]) -> None:
         """Rows that were committed, in the order of their `seq` for each run."""
         for row in rows:
             run_id, seq, payload = row[0], row[1], row[5]
-            tail = self._tails.get(run_id)
             if seq == 1:
-                tail = self._tails[run_id] = _Tail()
+                self._tails[run_id] = _Tail()
+            tail = self._tails.get(run_id)
             if tail is None:
                 continue
-            size = 0 if payload is None else len(payload)
-            if payload is None or seq != len(tail.rows) + 1 or seq > ROWS or tail.characters + size > CHARACTERS:
+            size = ROW + (0 if payload is None else len(payload))
+            if payload is None or seq != len(tail.rows) + 1 or tail.size + size > SIZE:
                 self._drop(run_id)
                 continue
             tail.rows.append(row)
-            tail.characters += size
-            self._characters += size
-        while len(self._tails) > RUNS or self._characters > ALL:
-            self._drop(next(iter(self._tails)))
+            tail.size += size
+            self._size += size
+            if row[4] in _ENDS:
+                self._ended[run_id] = None
+        while len(self._ended) > ENDED or len(self._tails) > RUNS or self._size > ALL:
+            self._drop(next(iter(self._ended or self._tails)))
 
     def entries(self, run_id: str, after: int) -> tuple[Entry, ...] | None:
         """The run's entries past `after`; None when it has to be read."""
@@ -73,7 +77,9 @@ class Tails:
     def forget(self) -> None:
         """All of them: rows were removed."""
         self._tails.clear()
-        self._characters = 0
+        self._ended.clear()
+        self._size = 0
 
     def _drop(self, run_id: str) -> None:
-        self._characters -= self._tails.pop(run_id).characters
+        self._size -= self._tails.pop(run_id).size
+        self._ended.pop(run_id, None)

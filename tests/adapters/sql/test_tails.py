@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentmesh.adapters.sql.store import SqlStore, open_store
-from agentmesh.adapters.sql.tails import CHARACTERS, ROWS, RUNS, Row, Tails
+from agentmesh.adapters.sql.tails import ALL, ENDED, RUNS, SIZE, Row, Tails
 from agentmesh.core.run import Entry, Kind, Run
 from agentmesh.errors import LeaseLost
 
@@ -66,9 +66,9 @@ async def test_what_cannot_be_kept_is_read(store: SqlStore) -> None:
     await store.append("r1", epoch, [Entry(Kind.STEP_COMPLETED, "b", 1, {"output": 1})])
     assert len(await same(store, "r1")) == 4
     epoch = await begin(store, "r2")
-    for number in range(ROWS):
-        await store.append("r2", epoch, [Entry(Kind.STEP_STARTED, f"s{number}", 1)], wait=number == ROWS - 1)
-    assert len(await same(store, "r2")) == ROWS + 2
+    for number in range(1000):
+        await store.append("r2", epoch, [Entry(Kind.STEP_STARTED, f"s{number}", 1)], wait=number == 999)
+    assert len(await same(store, "r2")) == 1002
 
 
 async def test_a_refused_write_leaves_nothing(store: SqlStore) -> None:
@@ -104,9 +104,26 @@ def test_no_more_is_kept_than_there_is_room() -> None:
     assert tails.entries("r1", 0) is not None
     tails.add([row("r1", 3)])
     assert tails.entries("r1", 0) is None
-    tails.add([row("r2", 2, "x" * CHARACTERS)])
+    tails.add([row("r2", 2, "x" * SIZE)])
     assert tails.entries("r2", 0) is None
     tails.add([row("r3", 2, None)])
     assert tails.entries("r3", 0) is None
     tails.forget()
     assert tails.entries("r4", 0) is None
+
+
+def test_runs_that_have_ended_go_first() -> None:
+    """A run that is at work is kept while many others come and go; all together they stay below the bound."""
+    tails = Tails()
+    tails.add([row("long", 1)])
+    for number in range(RUNS * 2):
+        ended = ("", 0, Kind.RUN_COMPLETED.value, "{}", None, 2.0)
+        tails.add([row(f"r{number}", 1), (f"r{number}", 2, *ended)])
+    assert tails.entries("long", 0) is not None
+    assert tails.entries(f"r{RUNS * 2 - 1}", 1) is not None
+    assert tails.entries(f"r{RUNS * 2 - ENDED - 1}", 0) is None
+    for number in range(RUNS // 2):
+        tails.add([row(f"big{number}", 1, f'"{"x" * (SIZE - 1000)}"')])
+        assert tails._size <= ALL
+    assert tails.entries(f"big{RUNS // 2 - 1}", 0) is not None
+    assert tails.entries("long", 0) is None
