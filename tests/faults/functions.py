@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
+
+import anyio
 
 from agentmesh.core.context import Context
 from agentmesh.errors import Fail
@@ -31,3 +34,11 @@ def huge() -> dict[str, str]:
 def again(text: str, n: int = 0, sure: object = None) -> dict[str, str | int]:
     """What was said, `sure` or not."""
     return {"text": text, "n": n}
+
+
+async def tick(ctx: Context, *, events: int, pause: float) -> dict[str, int]:
+    """Gives so many artifacts, each of which says when it was written, some seconds apart."""
+    for number in range(events):
+        await anyio.sleep(pause)
+        ctx.artifact(f"tick-{number}", {"text": str(time.time_ns())})
+    return {"events": events}
