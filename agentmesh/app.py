@@ -44,14 +44,13 @@ from agentmesh.adapters.logins import Logins
 from agentmesh.adapters.mesh_files import FolderFiles
 from agentmesh.adapters.model_child import ModelChild
 from agentmesh.adapters.openai_http import OpenAiHttp
-from agentmesh.adapters.peer_registry import PeerRegistry
 from agentmesh.adapters.outbound import Guard as OutboundGuard
 from agentmesh.adapters.outbound import Outbound
+from agentmesh.adapters.peer_registry import PeerRegistry
 from agentmesh.adapters.sources import SourceSet
 from agentmesh.adapters.sql.databases import SqlDatabases
 from agentmesh.adapters.sql.store import open_store
-from agentmesh.adapters.vault import Seals
-from agentmesh.adapters.vault import Vault
+from agentmesh.adapters.vault import Seals, Vault
 from agentmesh.adapters.watch import FolderWatch, on_hangup
 from agentmesh.core.check import same_database
 from agentmesh.core.mesh import Mesh
@@ -205,6 +204,7 @@ async def open_app(
         engine.reload.look = lambda new: _trouble(new, settings, on_ray=on_ray)
         await work.start(engine.worker.run)
         await tasks.start(engine.scheduler.run)
+        await tasks.start(engine.agents.run)
         tasks.start_soon(edges, engine)
         await tasks.start(engine.resources.run)
         tasks.start_soon(engine.history.keep_pruned, anyio.sleep)

@@ -28,6 +28,7 @@ from agentmesh.engine.definitions import Definitions
 from agentmesh.engine.functions import resolve_function
 from agentmesh.engine.guard import Guard
 from agentmesh.engine.history import History
+from agentmesh.engine.meaning import Meanings
 from agentmesh.engine.meter import Meter
 from agentmesh.engine.models import Models
 from agentmesh.engine.own_resources import OwnResources
@@ -59,6 +60,7 @@ class Engine:
     store: Store
     tools: Tools
     agents: Agents
+    """`await tg.start(engine.agents.run)`: before, nothing is known of what skills mean, and the first message waits for their words."""
     models: Models
     runs: Runs
     worker: Worker
@@ -121,7 +123,7 @@ def build_engine(
         mesh, store, runs, definitions, guard, bus, sources=upstreams, changes=changes, functions=functions, http=http,
         secrets=secrets, clock=clock, meter=meter,
     )  # fmt: skip
-    agents = Agents(mesh, store, runs, definitions, guard, upstreams, Router())
+    agents = Agents(mesh, store, runs, definitions, guard, upstreams, Router(Meanings(mesh, backend)))
     worker = Worker(
         store, definitions, runs, tools, models, guard, bus, clock=clock, random=random, sleep=sleep,
         name=worker_name or f"worker-{os.getpid()}-{random.getrandbits(32):08x}",

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import anyio
+from anyio.abc import TaskStatus
 
 from agentmesh.core.agent import PEER, Agent, AgentHealth, Message, Part, PeerCall, Route, Sending, Skill
 from agentmesh.core.expression import evaluate_bool
@@ -63,6 +64,10 @@ class Agents:
         """The agents elsewhere, and the ids of all their skills."""
         self._own: tuple[int, Mapping[str | None, Agent]] = (-1, {})
         """The mesh's own agents by name, None the mesh itself; and the revision they are of."""
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keeps what messages are routed by in step with the agents, off their path; until it is cancelled."""
+        await self._router.run(self._everybody, task_status=task_status)
 
     # Who there is
 
@@ -203,10 +208,14 @@ class Agents:
         if named is not None and named not in there and named not in theirs:
             raise self._no_skill(named, [skill.id for agent in self.agents(principal) for skill in agent.skills])
         agents = [a for a in self._everybody() if sending.agent is None or a.name == sending.agent]
-        return await self._router.choose(
-            replace(sending, skill=named), agents, health=self.health,
-            allowed=lambda skill: self._guard.allows(principal, Action("agents.send", resource_of_skill(skill), _asked(sending))),
-        )  # fmt: skip
+        about = _asked(sending)
+        try:
+            return await self._router.choose(
+                replace(sending, skill=named), agents, health=self.health,
+                allowed=lambda skill: self._guard.allows(principal, Action("agents.send", resource_of_skill(skill), about)),
+            )  # fmt: skip
+        except NotFound:  # a skill that the caller may not use is told like one that is nowhere
+            raise self._no_skill(str(named), [skill.id for agent in self.agents(principal) for skill in agent.skills]) from None
 
     def _known_elsewhere(self) -> tuple[tuple[Agent, ...], frozenset[str]]:
         agents = tuple(a for peer in self._sources.peers().values() if (a := peer.agent()) is not None)
@@ -369,7 +378,9 @@ _ENDED = frozenset({f"TASK_STATE_{state}" for state in ("COMPLETED", "FAILED", "
 
 def resource_of_skill(skill: Skill) -> str:
     """What policies name a skill by: `agent:SKILL`, a peer's `agent:PEER.SKILL`."""
-    return f"agent:{skill.id}" if skill.workflow else f"agent:{skill.agent}.{skill.id}"
+    if not skill.workflow:
+        return f"agent:{skill.agent}.{skill.id}" if skill.id else f"agent:{skill.agent}"
+    return f"agent:{skill.id}"
 
 
 def _asked(sending: Sending) -> dict[str, JSON]:

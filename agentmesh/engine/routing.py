@@ -7,13 +7,14 @@ same agents, in whatever order, in the same shape take the same message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+from anyio.abc import TaskStatus
 
 from agentmesh.core.agent import Agent, AgentHealth, Route, Sending, Skill
 from agentmesh.engine.choosing import Choice, NoAgent, Ranked
@@ -23,13 +24,15 @@ from agentmesh.engine.skill_words import asked_of
 
 __all__ = ["NoAgent", "Router"]
 
-FLOOR: Final = (0.75, 0.04, 8.0)
+FLOOR: Final = (0.4, 0.24, 2.0)
 """What a skill must have for the words of a message to be for it: the first, and the second for each word, of so many at most.
 
 Calibrated on the messages of `benchmarks/routing.py`: where the tuned half loses fewest that fit and lets none in that do not.
 """
 AT_ONCE: Final = 4
 """Agents that are read on the event loop (ten skills each are a millisecond); more are read in a thread."""
+LOOK: Final = 5.0
+"""Seconds between looks at whether agents have changed; a message looks too."""
 STRETCH: Final = 16
 """Agents that are put into the index before others get a turn."""
 
@@ -43,6 +46,19 @@ class Router:
         self._index = SkillIndex()
         self._seen: Sequence[Agent] = ()
         self._lock = anyio.Lock()
+
+    async def run(
+        self, agents: Callable[[], Sequence[Agent]], *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:  # fmt: skip
+        """Reads agents as they come and change, and works out what their skills mean, so that messages need not wait; until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            if self._meanings is not None:
+                await tasks.start(self._meanings.run)
+            task_status.started()
+            while True:
+                await self.read(agents())
+                await sleep(LOOK)
 
     async def choose(
         self, sending: Sending, agents: Sequence[Agent], *, health: Callable[[str], AgentHealth],
