@@ -33,7 +33,7 @@ CARD_CACHE: Final = "private, max-age=60"
 """What an agent offers changes when its files do; the ETag makes asking again cheap (A2A 1.0.1 section 8.6)."""
 KEYS_CACHE: Final = "public, max-age=300"
 """Far shorter than a key is published before it signs."""
-INLINE: Final = 100
+INLINE: Final = 50
 """Skills up to which a card is made in the event loop: a thread costs more than that."""
 BYTES: Final = 64 * 1024 * 1024
 """Of all cards that are kept."""

@@ -53,7 +53,10 @@ def _needs_care(value: JSON) -> bool:
                 below += one.values()
             elif isinstance(one, list):
                 below += one
-            elif isinstance(one, float) or (isinstance(one, int) and abs(one) > MAX_EXACT):
+            elif isinstance(one, float):
+                if one.is_integer() or not 1e-4 <= abs(one) < 1e16:
+                    return True
+            elif isinstance(one, int) and abs(one) > MAX_EXACT:
                 return True
         if not below:
             return False
