@@ -1,8 +1,8 @@
 """Meaning: how near messages are to skills by a model's embeddings.
 
 The vectors of skills are worked out ahead, in a task of the application; a message waits for its own only as long as `PATIENCE`. What
-is near is told from what is not by everyday sentences that no agent is for: a skill has to be nearer to the message than skills are to
-those. So the floor is the model's own, whichever model it is.
+is near is told from what is not by everyday sentences that no agent is for: a skill has to be nearer to the message than it is to
+those, and than skills usually are. So the floors are the model's own, whichever model it is.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import statistics
 from array import array
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from heapq import nlargest
@@ -51,6 +52,7 @@ OFF_TOPIC: Final = (
 )  # fmt: skip
 """Sentences that no agent is for."""
 
+
 class Vector(NamedTuple):
     """A vector of length 1."""
 
@@ -82,9 +84,11 @@ class Meanings:
         self._entries: Sequence[Entry] = ()
         self._vectors: dict[str, Vector] = {}
         """By what is said of a skill, made by `_made`."""
+        self._strange: dict[str, Sequence[float]] = {}
+        """By what is said of a skill: how near it is to each of the sentences that no agent is for."""
         self._made = ""
-        self._ready: tuple[Sequence[Entry], Sequence[Vector]] = ((), ())
-        self._floor = 1.0
+        self._ready: tuple[Sequence[Entry], Sequence[Vector], Sequence[float]] = ((), (), ())
+        """The skills, their vectors, and how near each has to be to a message."""
         self._messages: OrderedDict[str, Vector] = OrderedDict()
         self._changed = anyio.Event()
         self.settled = anyio.Event()
@@ -120,7 +124,7 @@ class Meanings:
     async def _work(self, model: str, entries: Sequence[Entry]) -> None:
         made = self._by(model)
         if made != self._made:
-            self._vectors, self._made, self._ready = {}, made, ((), ())
+            self._vectors, self._strange, self._made, self._ready = {}, {}, made, ((), (), ())
             self._messages.clear()
         texts = [_text(entry) for entry in entries]
         lacking = list(dict.fromkeys([text for text in (*OFF_TOPIC, *texts) if text not in self._vectors]))
@@ -130,9 +134,13 @@ class Meanings:
                 self._vectors[text] = _vector(vector)
         kept = {text: self._vectors[text] for text in (*OFF_TOPIC, *texts)}
         vectors = [kept[text] for text in texts]
-        self._floor = await anyio.to_thread.run_sync(partial(_floor, [kept[text] for text in OFF_TOPIC], vectors))
+        strangers = [kept[text] for text in OFF_TOPIC]
+        unknown = [text for text in dict.fromkeys(texts) if text not in self._strange]
+        self._strange.update(await anyio.to_thread.run_sync(partial(_strange, unknown, kept, strangers)))
+        self._strange = {text: self._strange[text] for text in texts}
+        floors = _floors([self._strange[text] for text in texts])
         self._vectors = kept  # what is not there any more is forgotten
-        self._ready = entries, vectors
+        self._ready = entries, vectors, floors
         if self._entries is entries:
             self.settled.set()
 
@@ -153,8 +161,7 @@ class Meanings:
                 return Meant(note=f"by words alone: model {model!r} has not read the skills yet")
         key = hashlib.sha256(text[:TEXT].encode()).hexdigest()
         vector = self._messages.get(key)
-        entries, vectors = self._ready
-        floor = self._floor
+        entries, vectors, floors = self._ready
         if vector is None:
             try:
                 with anyio.fail_after(self._patience):
@@ -173,12 +180,13 @@ class Meanings:
             self._made = ""  # another model answers by this name now
             self._changed.set()
             return Meant(note=f"by words alone: model {model!r} has changed")
-        found = _nearest(vector, vectors, FIRST)
         known = set(map(id, self._entries)) if entries is not self._entries else None
-        return Meant([
-            ((score - floor) / max(1.0 - floor, 1e-6), entries[at]) for score, at in found
-            if score > floor and (known is None or id(entries[at]) in known)
-        ])  # fmt: skip
+        found = [
+            ((score - floors[at]) / max(1.0 - floors[at], 1e-6), entries[at])
+            for score, at in _nearest(vector, vectors, FIRST)
+            if score > floors[at] and (known is None or id(entries[at]) in known)
+        ]
+        return Meant(sorted(found, key=lambda one: (-one[0], one[1].order)))
 
 
 def _text(entry: Entry) -> str:
@@ -205,7 +213,17 @@ def _nearest(vector: Vector, among: Sequence[Vector], first: int) -> list[tuple[
     return nlargest(first, ((sum(map(mul, numbers, among[place].numbers)), place) for place in places))
 
 
-def _floor(strangers: Sequence[Vector], skills: Sequence[Vector]) -> float:
-    """How near a skill may be to what it is not for: the second nearest of the sentences, as one of them may be a skill's subject."""
-    nearest = sorted((_nearest(stranger, skills, 1)[0][0] for stranger in strangers), reverse=True) if skills else []
-    return nearest[1] if len(nearest) > 1 else 1.0
+def _strange(
+    texts: Sequence[str], vectors: Mapping[str, Vector], strangers: Sequence[Vector]
+) -> dict[str, Sequence[float]]:
+    return {text: [sum(map(mul, stranger.numbers, vectors[text].numbers)) for stranger in strangers] for text in texts}
+
+
+def _floors(strange: Sequence[Sequence[float]]) -> list[float]:
+    """How near each skill has to be: nearer than to the second of the sentences (one of them may be its subject), and than to
+    sentences the nearest skill usually is.
+    """
+    if not strange:
+        return []
+    usual = statistics.median(max(near) for near in zip(*strange, strict=True))
+    return [max(usual, sorted(near)[-2]) for near in strange]
