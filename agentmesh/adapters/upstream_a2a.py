@@ -455,15 +455,14 @@ class PeerSource(ToolsOnly):
             self._calls -= 1
 
     def _named(self, error: MeshError) -> MeshError:
-        said = hide(error.message, self._secrets)
+        said, was_down = hide(error.message, self._secrets), self._condition.down
         if isinstance(error, NotSent):
             self._condition.fell(said)
-            self._wake.set()
         elif isinstance(error, Retry):
             self._condition.missed(said)
-            if self._condition.down:
-                self._wake.set()
-        elif not isinstance(error, Fail):
+        if self._condition.down and not was_down:  # while it is down it is looked at ever more seldom
+            self._wake.set()
+        elif not isinstance(error, (Fail, Retry)):
             self._condition.answered()
         error.args = (f"{self._name}: {said}",)
         return error

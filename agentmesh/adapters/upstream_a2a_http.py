@@ -24,6 +24,7 @@ from agentmesh.adapters.outbound import Guard
 from agentmesh.adapters.reach import names_inside
 from agentmesh.adapters.server_events import events
 from agentmesh.adapters.upstream_http import (
+    END_TIME,
     HEAD_LIMIT,
     Dropped,
     Http,
@@ -145,6 +146,12 @@ class PeerHttp:
                         yield 0, answer.headers, event.data
                     except GeneratorExit:
                         if left is not None and left.at_the_end:
+                            if (
+                                "content-length" in answer.headers
+                            ):  # its end is here already; of a chunked one it is on its way
+                                with anyio.move_on_after(END_TIME):
+                                    async for _ in found:
+                                        pass
                             await stack.pop_all().aclose()
                         raise
 

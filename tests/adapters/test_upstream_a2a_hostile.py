@@ -373,6 +373,13 @@ async def test_a_connection_is_kept_when_a_stream_is_left_at_its_end() -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             asked = await read_request(reader)
+            if asked["params"]["message"]["messageId"] == "m-z":
+                data = (
+                    f"data: {json.dumps({'jsonrpc': '2.0', 'id': asked['id'], 'result': {'task': DONE}})}\n\n".encode()
+                )
+                head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(data)}\r\ncontent-type: text/event-stream\r\n\r\n"
+                writer.write(head.encode() + data)
+                continue
             writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/event-stream\r\n\r\n")
             if asked["params"]["message"]["messageId"] == "m-x":
                 writer.write(chunk(asked["id"], {"task": DONE}) + b"0\r\n\r\n")
@@ -382,8 +389,8 @@ async def test_a_connection_is_kept_when_a_stream_is_left_at_its_end() -> None:
                 return
 
     async with raw_agent(handle) as (source, connections):
-        for _ in range(5):
-            async with aclosing(source.send(message("x"), CALL)) as events:
+        for text in "xxzzx":
+            async with aclosing(source.send(message(text), CALL)) as events:
                 await anext(events)
         assert len(connections) == 1
         for number in range(3):
