@@ -102,7 +102,11 @@ class Meanings:
     def of(self, entries: Sequence[Entry]) -> None:
         """These are the skills now. Does not wait."""
         self._entries = entries
-        self.settled = anyio.Event()
+        self._again()
+
+    def _again(self) -> None:
+        if self.settled.is_set():
+            self.settled = anyio.Event()
         self._changed.set()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -154,11 +158,11 @@ class Meanings:
         model = self.model
         if model is None:
             return Meant(note="no model makes embeddings")
-        if self._ready[0] is not self._entries or self._by(model) != self._made:
-            if self._by(model) != self._made:
-                self._changed.set()
-            if not self._ready[0] or self._by(model) != self._made:
-                return Meant(note=f"by words alone: model {model!r} has not read the skills yet")
+        if self._by(model) != self._made:
+            self._again()
+            return Meant(note=f"by words alone: model {model!r} has not read the skills yet")
+        if self._ready[0] is not self._entries and not self._ready[0]:
+            return Meant(note=f"by words alone: model {model!r} has not read the skills yet")
         key = hashlib.sha256(text[:TEXT].encode()).hexdigest()
         vector = self._messages.get(key)
         entries, vectors, floors = self._ready
@@ -178,7 +182,7 @@ class Meanings:
                 self._messages.popitem(last=False)
         if vectors and len(vector.numbers) != len(vectors[0].numbers):
             self._made = ""  # another model answers by this name now
-            self._changed.set()
+            self._again()
             return Meant(note=f"by words alone: model {model!r} has changed")
         known = set(map(id, self._entries)) if entries is not self._entries else None
         found = [
