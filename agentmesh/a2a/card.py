@@ -176,7 +176,7 @@ def _skill(skill: Skill, takes: Sequence[str], gives: Sequence[str]) -> Json:
         "id": skill.id,
         "name": skill.name or skill.id,
         "description": skill.description or skill.name or skill.id,
-        "tags": _given(skill.tags) or ["workflow" if skill.workflow else "agent"],
+        "tags": _given(skill.tags) or [_kind(skill)],
     }
     if examples := _given(skill.examples):
         found["examples"] = examples
@@ -185,6 +185,11 @@ def _skill(skill: Skill, takes: Sequence[str], gives: Sequence[str]) -> Json:
     if tuple(skill.output_modes) != gives:
         found["outputModes"] = list(skill.output_modes)
     return found
+
+
+def _kind(skill: Skill) -> str:
+    """What a skill is tagged with that has no tags, since it has to have some."""
+    return "agent" if not skill.workflow else "tool" if skill.workflow.startswith("tool:") else "workflow"
 
 
 def _given(texts: Collection[str]) -> list[str]:

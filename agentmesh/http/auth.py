@@ -65,6 +65,7 @@ ROUTES = (
     "/webhooks",
     "/a2a-push",
     "/.well-known/agent-card.json",
+    "/.well-known/jwks.json",
 )
 """By what begins a path it is counted; the rest is up to callers, and counted together."""
 
