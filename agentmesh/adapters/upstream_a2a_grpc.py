@@ -6,9 +6,11 @@ guard has judged; a name that comes to lead elsewhere is looked up again with th
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -165,7 +167,7 @@ class Grpc:
         if not self._secure:
             return grpc.aio.insecure_channel(target, options=options)
         options.append(("grpc.ssl_target_name_override", self._host))
-        credentials = await anyio.to_thread.run_sync(grpc.ssl_channel_credentials)
+        credentials = await anyio.to_thread.run_sync(_credentials)
         return grpc.aio.secure_channel(target, credentials, options=options)
 
     def _context(self, ask: Ask, *, timed: bool = True) -> ClientCallContext:
@@ -175,6 +177,12 @@ class Grpc:
         if self._authorization is not None:
             given["authorization"] = self._authorization
         return ClientCallContext(service_parameters=given, timeout=ask.time if timed else None)
+
+
+def _credentials() -> grpc.ChannelCredentials:
+    """The authorities that this machine trusts, as for HTTP; gRPC has a list of its own, without an operator's."""
+    file = ssl.get_default_verify_paths().cafile
+    return grpc.ssl_channel_credentials(Path(file).read_bytes() if file else None)
 
 
 def _plain(error: BaseException, asked: Asked) -> BaseException:

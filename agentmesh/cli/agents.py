@@ -121,7 +121,7 @@ def send(
     folder = mesh_folder(mesh)
     client = connect(folder, start=True)
     sent = client.post("/v1/agents/send", body)
-    if verbose and not as_json and (route := sent.get("route")):
+    if verbose and not as_json and sent["state"] != "rejected" and (route := sent.get("route")):
         note(_routed(route))
     if detach:
         shown = {name: sent[name] for name in ("id", "state", "route") if sent.get(name) is not None}
