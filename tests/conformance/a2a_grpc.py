@@ -59,7 +59,7 @@ class Grpc:
             answer = getattr(self.stub, method)(request(method, params), metadata=metadata(headers), timeout=20)
         except grpc.RpcError as error:
             raise fault(error) from None
-        said = MessageToDict(answer)
+        said = _stamped(MessageToDict(answer))
         if method == "ListTasks":  # gRPC leaves out what is empty, and a reader has it all the same
             said = {"tasks": [], "nextPageToken": "", "totalSize": 0, **said}
         return said
@@ -68,7 +68,7 @@ class Grpc:
         events = getattr(self.stub, method)(request(method, params), metadata=metadata(), timeout=limit)
         try:
             for event in events:
-                yield MessageToDict(event)
+                yield _stamped(MessageToDict(event))
         except grpc.RpcError as error:
             raise fault(error) from None
         finally:
@@ -117,6 +117,19 @@ def fault(error: Any) -> Exception:
             probe.want(status.message == error.details(), "google.rpc.Status has another message than the call")
             details = [_detail(packed) for packed in status.details]
     return probe.Err(HTTP.get(name, name), details, {"status": name, "message": error.details(), "details": details})
+
+
+def _stamped(value: Any) -> Any:
+    """Moments with six digits, as the other bindings write them: protobuf leaves zeros out, three at a time."""
+    if isinstance(value, list):
+        return [_stamped(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _stamped(item) for key, item in value.items()}
+    if isinstance(stamp := found.get("timestamp"), str):
+        whole, _, digits = stamp.removesuffix("Z").partition(".")
+        found["timestamp"] = f"{whole}.{digits:0<6}Z"
+    return found
 
 
 def _detail(packed: Any) -> dict[str, Any]:
