@@ -29,7 +29,7 @@ class Scripted(BaseLlm):
     async def generate_content_async(
         self, llm_request: LlmRequest, stream: bool = False
     ) -> AsyncGenerator[LlmResponse, None]:
-        while (hold := os.environ.get("HOLD")) and Path(hold).exists():
+        while (hold := os.environ.get("HOLD")) and Path(hold).exists():  # noqa: ASYNC110 - a file has no event
             await anyio.sleep(0.05)
         parts = [part for content in llm_request.contents for part in content.parts or ()]
         made = [part.function_response.response for part in parts if part.function_response]

@@ -22,7 +22,7 @@ FACTS = {"lisbon": "Lisbon has 7 hills", "oslo": "Oslo lies at a fjord"}
 
 async def think(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
     """The model: the city's name goes to the tool, what comes back into the answer. Waits while HOLD names a file that is there."""
-    while (hold := os.environ.get("HOLD")) and Path(hold).exists():
+    while (hold := os.environ.get("HOLD")) and Path(hold).exists():  # noqa: ASYNC110 - a file has no event
         await anyio.sleep(0.05)
     said = [part for message in messages for part in message.parts]
     facts = [part.content for part in said if isinstance(part, ToolReturnPart)]

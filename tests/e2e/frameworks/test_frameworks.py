@@ -169,8 +169,8 @@ def test_two_frameworks_complete_one_workflow(tmp_path: Path) -> None:
         assert output(task) == {"headline": HEADLINE, "from": "Found out: Lisbon has 7 hills."}
         told = [(e["path"], e["payload"]["peer"]) for e in server.journal(task["id"]) if e["kind"] == "step.task"]
         assert told == [("research", "researcher"), ("write", "writer")]
-        states = {agent["name"]: agent["health"]["state"] for agent in server.get("/v1/agents")["agents"] if agent["peer"]}
-        assert states == {"researcher": "up", "writer": "up"}
+        agents = {agent["name"]: (agent["state"], agent["speaks"]) for agent in server.get("/v1/agents")["agents"]}
+        assert agents["researcher"] == agents["writer"] == ("up", ["JSONRPC 1.0"])
 
         # Without a workflow: by its words a message goes to the agent that it fits.
         alone = ended(server, send(server, "Find one fact about a city: Oslo.", skill=None)["id"])
