@@ -13,6 +13,8 @@ from agentmesh.core.mesh import Peer
 from agentmesh.core.store import Store
 
 SCOPE: Final = "peers"
+CARDS: Final = "a2a-card"
+"""Scope of the cards that were read, and of those that one credential was shown."""
 MARK: Final = "peers-mark"
 """Scope of the mark that is another after each change, so that servers need not open everything to see one."""
 
@@ -51,7 +53,9 @@ class PeerRegistry:
         await self._vault.forget(SCOPE, name)
         for key in await self._store.scan(f"peer:{name}"):
             await self._store.put(f"peer:{name}", key, None)
-        await self._store.put("a2a-card", name, None)
+        for key in await self._store.scan(CARDS):
+            if key == name or key.startswith(f"{name}~"):
+                await self._store.put(CARDS, key, None)
         await self._changed()
 
     async def _changed(self) -> None:

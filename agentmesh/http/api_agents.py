@@ -109,6 +109,13 @@ class AgentsShape(BaseModel):
     default: str | None = None
 
 
+class RegisteredShape(BaseModel):
+    """How it is, `GET /v1/agents/NAME` says as soon as its card was read."""
+
+    name: str
+    where: Literal["registered"]
+
+
 class AgentFactsShape(AgentShape):
     """`facts`: for operators, of an agent elsewhere: where its card is, its interfaces, and why it, or one of them, cannot be used."""
 
@@ -130,7 +137,7 @@ def agent_routes(app: FastAPI, engine: Engine) -> None:
         facts = peers.facts(principal, name)
         return answer({**agent_to_json(known), "facts": None if facts is None else dict(facts)})
 
-    @app.post("/agents", status_code=201, responses=ok(AgentFactsShape, 201))
+    @app.post("/agents", status_code=201, responses=ok(RegisteredShape, 201))
     async def register_agent(principal: Asker, body: RegisterAgent) -> Response:
         """Registers an agent elsewhere: durable, and known to every server of this mesh within seconds. Needs admin.write."""
         await peers.register(principal, body.name, Peer(**body.model_dump(exclude={"name"})))

@@ -109,7 +109,10 @@ async def test_what_was_approved_of_one_that_is_removed_is_forgotten() -> None:
     """Another agent that gets the name later is looked at anew."""
     async with MemoryStore() as store:
         await store.put("peer:billing", "billing.pay", {"name": "pay"})
+        for key in ("billing", "billing~0", "billing2"):
+            await store.put("a2a-card", key, {"card": {}})
         registry = registry_of(store)
         await registry.put("billing", PEER)
         await registry.remove("billing")
         assert set((await store.scan("peer:billing")).values()) == {None}
+        assert [key for key, card in (await store.scan("a2a-card")).items() if card is not None] == ["billing2"]
