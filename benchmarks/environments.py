@@ -37,6 +37,8 @@ A2A_PEERS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """The same for the `a2a_*.py` scripts: A2A's own SDK with its own task store, which needs drivers that are no packages of ours."""
+ROUTING_PEERS: dict[str, tuple[str, ...]] = {"rank-bm25": ("rank-bm25==0.2.2", "numpy==2.3.5")}
+"""The same for `routing.py`."""
 NODE_PEERS: dict[str, dict[str, str]] = {
     "typescript": {
         "@modelcontextprotocol/server": "2.4.0", "@modelcontextprotocol/node": "2.1.2", "zod": "4.6.7",
@@ -56,7 +58,7 @@ def cache() -> Path:
 
 def environment(name: str) -> Path:
     """The Python of a peer's environment. CannotInstall, in plain words, where pip cannot have the packages."""
-    packages = (PEERS | MCP_PEERS | A2A_PEERS)[name]
+    packages = (PEERS | MCP_PEERS | A2A_PEERS | ROUTING_PEERS)[name]
     digest = hashlib.sha256("\n".join((sys.version, *packages)).encode()).hexdigest()[:12]
     folder = cache() / f"{name}-{digest}"
     python = folder / "bin" / "python"
