@@ -37,7 +37,7 @@ from agentmesh.core.store import RunFilter
 from agentmesh.core.trace import trace_of, traced
 from agentmesh.engine import Engine
 from agentmesh.engine.push import Push
-from agentmesh.errors import InvalidInput, NotFound
+from agentmesh.errors import Conflict, InvalidInput, NotFound
 
 PAGE, MAX_PAGE = 50, 100
 """Tasks in one answer of ListTasks (A2A 1.0.1 section 3.1.4)."""
@@ -296,7 +296,8 @@ class Operations:
             hook = configuration.task_push_notification_config
             self._push().check(_asked_config(hook, "", context))  # before anything is started
         if wire.task_id:
-            run, goes_on = await self._follow_up(caller, wire), True
+            run = await self._follow_up(caller, wire)
+            goes_on = bool(run.messages) and run.messages[-1].get("messageId") == wire.message_id
         else:
             run, goes_on = await self._start(params, caller, extensions, context, streaming=streaming), False
         if hook is not None and not run.state.terminal:
@@ -334,11 +335,13 @@ class Operations:
             raise to_a2a_error(error, task=True) from None
         if wire.context_id and wire.context_id != convert.context_of(run):
             raise InvalidParamsError(f"task {run.id} belongs to another context; leave contextId out, or name its own")
+        message = await _message(wire)
+        if IDEMPOTENCY in caller.requested and _was_sent(run, message):
+            return run
         if run.state.terminal:
             raise UnsupportedOperationError(
                 f"task {run.id} is {run.state.value}; send the message without taskId to start a new task"
             )
-        message = await _message(wire)
         if signal := convert.signal_of(message.metadata):
             name, value, key = signal
             return await agents.signal(principal, run.id, name, value, key=key, message=message)
@@ -407,6 +410,16 @@ def _ident(ident: str, field: str = "id") -> str:
     if not ident:
         raise missing(field)
     return ident
+
+
+def _was_sent(run: Run, message: Message) -> bool:
+    """Whether a task has this very message already. Conflict when it has another one under the same id."""
+    for said in run.messages:
+        if said.get("messageId") == message.message_id and said.get("role") == "user":
+            if said.get("parts") != [part.to_json() for part in message.parts]:
+                raise Conflict(f"task {run.id} has another message with the id {message.message_id[:100]!r}")
+            return True
+    return False
 
 
 async def _message(wire: pb.Message) -> Message:

@@ -13,6 +13,7 @@ from agentmesh.core.mesh import Mesh
 from tests.a2a.calling import BINDINGS, V, call, events_of, sent
 from tests.a2a.conftest import Serving, serving_mesh, skills_mesh
 from tests.a2a.test_addresses import echo
+from tests.a2a.test_waiting import asking_mesh
 from tests.requirements import covers
 
 pytestmark = pytest.mark.anyio
@@ -126,6 +127,28 @@ async def test_a_message_sent_twice_is_one_task_where_the_client_says_so(binding
             on, binding, "SendMessage", sent("other"), headers={**declare(IDEMPOTENCY), "X-Who": "a/eve"}
         )
         assert theirs.result["task"]["id"] != ids[0]
+
+
+@pytest.mark.parametrize("binding", BINDINGS)
+async def test_an_answer_sent_twice_is_one_answer_where_the_client_says_so(binding: str) -> None:
+    """The task as it stands by then; another body under the same id is an error. Without the extension the task asks nothing any more."""
+    async with serving_mesh(asking_mesh()) as on:
+        task = (await call(on, binding, "SendMessage", sent(metadata={"skill": "review"}))).result["task"]["id"]
+        answer = sent("yes", taskId=task, messageId="answer")
+        for _ in range(3):
+            done = await call(on, binding, "SendMessage", answer, headers=declare(IDEMPOTENCY))
+            assert done.result["task"]["status"]["state"] == "TASK_STATE_COMPLETED"
+            assert [m["messageId"] for m in done.result["task"]["history"]] == ["m", "answer"]
+        other = await call(
+            on,
+            binding,
+            "SendMessage",
+            {"message": {**answer["message"], "parts": [{"text": "no"}]}},
+            headers=declare(IDEMPOTENCY),
+        )
+        assert (other.reason, "another message" in other.message) == ("UNSUPPORTED_OPERATION", True)
+        plain = await call(on, binding, "SendMessage", answer)
+        assert (plain.reason, "completed" in plain.message) == ("UNSUPPORTED_OPERATION", True)
 
 
 @covers("A2A-1.0.1 3.6.2#no-version")

@@ -269,3 +269,13 @@ async def test_what_is_wrong_over_http_in_0_3(on: Serving) -> None:
         for word in ("Traceback", "codec", "validation error", "Unsupported part"):
             assert word not in answer.text, (path, body)
     assert (await on.http.get("/v1/runs")).json()["total"] == 0
+
+
+@pytest.mark.parametrize("binding", BINDINGS)
+@pytest.mark.parametrize("agent", [None, "billing"])
+async def test_the_extended_card_of_0_3(on: Serving, binding: str, agent: str | None) -> None:
+    """Of the agent at whose address it is asked for, with interfaces of 0.3."""
+    card = await transport(on, binding, agent).get_extended_agent_card(pb.GetExtendedAgentCardRequest())
+    assert card.name == (agent or "test")
+    assert {i.protocol_version for i in card.supported_interfaces} == {"0.3"}
+    assert card.skills
