@@ -247,7 +247,12 @@ class Operations:
                 known = self._engine.agents.agent(principal, name)
             except NotFound as error:
                 raise AgentNotFoundError(error.message, {"code": error.code}) from None
-        return Caller(principal, name, known, frozenset(context.requested_extensions))
+        requested = frozenset(context.requested_extensions)
+        if requested:
+            theirs = (extension.uri for extension in (known.extensions if known is not None else ()))
+            if active := sorted(requested & {*EXTENSIONS, *theirs}):
+                context.state[ACTIVATED] = tuple(active)
+        return Caller(principal, name, known, requested)
 
     async def _task(self, caller: Caller, ident: str) -> Run:
         return await self._engine.agents.get_task(caller.principal, _ident(ident), agent=caller.agent)
@@ -261,21 +266,15 @@ class Operations:
         except NotFound:
             return head  # pruned meanwhile
 
-    def _activate(self, caller: Caller, wire: pb.Message, context: ServerCallContext) -> tuple[str, ...]:
-        """The extensions that are in use for a message. ExtensionSupportRequiredError when one is missing that must be."""
-        declared = set(EXTENSIONS) | {extension.uri for extension in (caller.known.extensions if caller.known else ())}
+    def _require(self, caller: Caller, wire: pb.Message) -> None:
+        """ExtensionSupportRequiredError when an extension is not declared that has to be."""
         required = {uri for uri in self._engine.mesh.file.a2a.required_extensions if uri in EXTENSIONS}
-        required |= {
-            extension.uri for extension in (caller.known.extensions if caller.known else ()) if extension.required
-        }
+        required |= {one.uri for one in (caller.known.extensions if caller.known is not None else ()) if one.required}
         if lacking := sorted(required - caller.requested - set(wire.extensions)):
             raise ExtensionSupportRequiredError(
                 f"this agent requires extensions that the request does not declare; send A2A-Extensions: {', '.join(lacking)}",
                 {"required": ", ".join(lacking)},
             )
-        if active := sorted(declared & caller.requested):
-            context.state[ACTIVATED] = tuple(active)
-        return tuple(sorted(caller.requested))
 
     # Sending
 
@@ -290,7 +289,7 @@ class Operations:
         configuration, wire = params.configuration, params.message
         _history_length(configuration)
         caller = self._caller(params, context)
-        extensions = self._activate(caller, wire, context)
+        self._require(caller, wire)
         hook = None
         if configuration.HasField("task_push_notification_config"):
             hook = configuration.task_push_notification_config
@@ -299,15 +298,14 @@ class Operations:
             run = await self._follow_up(caller, wire)
             goes_on = bool(run.messages) and run.messages[-1].get("messageId") == wire.message_id
         else:
-            run, goes_on = await self._start(params, caller, extensions, context, streaming=streaming), False
+            run, goes_on = await self._start(params, caller, context, streaming=streaming), False
         if hook is not None and not run.state.terminal:
             await self._push().create(caller.principal, run, _asked_config(hook, run.id, context))
         return run, goes_on
 
     async def _start(
-        self, params: pb.SendMessageRequest, caller: Caller, extensions: tuple[str, ...], context: ServerCallContext, *,
-        streaming: bool,
-    ) -> Run:  # fmt: skip
+        self, params: pb.SendMessageRequest, caller: Caller, context: ServerCallContext, *, streaming: bool
+    ) -> Run:
         message = await _message(params.message)
         metadata = [message.metadata]
         if params.HasField("metadata"):
@@ -319,7 +317,7 @@ class Operations:
             tags=convert.tags_of(metadata),
             accepted=tuple(params.configuration.accepted_output_modes),
             streaming=streaming,
-            extensions=extensions,
+            extensions=tuple(sorted(caller.requested)),
             idempotent=IDEMPOTENCY in caller.requested,
         )
         trace = trace_of(context.state.get("headers") or {})

@@ -38,9 +38,9 @@ async def test_extensions_in_use_are_named_in_the_response(binding: str) -> None
     """Of those that were asked for; unknown ones are ignored, and nothing is said where none is in use."""
     async with serving_mesh() as on:
         asked = declare("urn:nobody:1", SKILL, f"{ANSWER},urn:other:2")
-        for method in ("SendMessage",):
-            answer = await call(on, binding, method, sent(), headers=asked)
-            assert "task" in answer.result
+        for method, params in (("SendMessage", sent()), ("ListTasks", {})):
+            answer = await call(on, binding, method, params, headers=asked)
+            assert answer.reason is None
             assert answer.headers["a2a-extensions"].split(", ") == sorted([SKILL, ANSWER])
         plain = await call(on, binding, "SendMessage", sent(), headers=declare("urn:nobody:1"))
         assert "a2a-extensions" not in plain.headers
