@@ -25,6 +25,7 @@ from agentmesh.core.agent import JSON_TYPE, PEER, ROUTE, TEXT, Message, Part
 from agentmesh.core.json_text import MAX_EXACT, write_json
 from agentmesh.core.question import Question, questions
 from agentmesh.core.run import JSON, Run, RunState, StepState
+from agentmesh.engine.conversation import text_of_parts
 from agentmesh.engine.replies import hint
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,8 @@ def say(run: Run) -> str:
             where = f" at {error['path']}" if error.get("path") and not is_relayed(run) else ""
             return f"{run.state.value}{where}: {error.get('message') or 'no reason was recorded'}"
         case RunState.AUTH_REQUIRED:
-            return "waits for somebody to log in with the agent that does it"
+            said = text_of_parts(((run.said or {}).get("message") or {}).get("parts") or ())
+            return "waits for somebody to log in with the agent that does it" + (f": {said}" if said else "")
         case _:
             return run.state.value.replace("_", " ")
 

@@ -13,7 +13,8 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY, INTERNAL_ERROR, MISSING_REQU
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentmesh.core.question import Question
-from agentmesh.core.run import Run, StepState
+from agentmesh.core.run import Run, RunState, StepState
+from agentmesh.engine.conversation import text_of_parts
 from agentmesh.mcp.asking import key_of
 
 EXTENSION: Final = "io.modelcontextprotocol/tasks"
@@ -87,5 +88,8 @@ def doing(run: Run, open_: Sequence[tuple[Run, Question]]) -> str | None:
     """What a run that works is at, in a line."""
     if open_:
         return f"waits for a person's answer elsewhere: {open_[0][1].ask}"
+    if run.state is RunState.AUTH_REQUIRED:
+        said = text_of_parts(((run.said or {}).get("message") or {}).get("parts") or ())
+        return "waits for somebody to log in with the agent that does it" + (f": {said}" if said else "")
     at = [step.path for step in run.steps.values() if step.state in (StepState.RUNNING, StepState.WAITING)]
     return f"at {', '.join(at[-3:])}" if at else None
