@@ -365,10 +365,9 @@ class Operations:
 
     async def _settled(self, run: Run, *, goes_on: bool = False) -> Run:
         """The run when it has ended or waits for its client; `goes_on`: see `_follow`."""
-        async with aclosing(self._follow(run, goes_on=goes_on, until=INTERRUPTED)) as events:
-            async for event in events:
-                run = event.run
-        return run
+        if run.state.terminal or (run.state in INTERRUPTED and not goes_on):
+            return run
+        return await self._engine.runs.reached(run, INTERRUPTED, goes_on=goes_on)
 
     async def _updates(self, run: Run, accepted: Sequence[str] = (), *, goes_on: bool = False) -> AsyncGenerator[Json]:
         """What happens to a task after it was shown, until it ends or waits for its client.

@@ -39,7 +39,9 @@ class Executing(Protocol):
 class Subscription:
     """One waiter's view of one run. Not to be shared between tasks."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
+        """`patient`: what happens before the end, or a question, may be told a moment later."""
+        self.patient = patient
         self._event = anyio.Event()
         self._end = anyio.Event()
         self._stir = anyio.Event()
@@ -97,8 +99,8 @@ class Bus:
         it; None when there is no place for it now."""
 
     @contextmanager
-    def subscribe(self, run_id: str) -> Iterator[Subscription]:
-        subscription = Subscription()
+    def subscribe(self, run_id: str, *, patient: bool = False) -> Iterator[Subscription]:
+        subscription = Subscription(patient=patient)
         self._subscriptions.setdefault(run_id, set()).add(subscription)
         try:
             yield subscription
@@ -107,6 +109,10 @@ class Bus:
             waiting.discard(subscription)
             if not waiting:
                 del self._subscriptions[run_id]
+
+    def hurries(self, run_id: str) -> bool:
+        """Whether somebody here wants to hear of each of its rows at once."""
+        return any(not subscription.patient for subscription in self._subscriptions.get(run_id, ()))
 
     def changed(self, run_id: str) -> None:
         """The run's journal grew, here or elsewhere."""

@@ -65,6 +65,8 @@ class Bench:
     """The same for the checks of what the walk itself has made."""
     later: Callable[[Journal], None] | None = None
     """Has a journal's rows sent when the event loop comes round; None: they are sent at once."""
+    unhurried: Callable[[Journal], None] | None = None
+    """The same some milliseconds later; None: as `later`."""
     http: HttpClient | None = None
     databases: Databases | None = None
     cluster: Cluster | None = None
@@ -82,7 +84,7 @@ class Execution:
         self.run = claim.run
         self.epoch = claim.epoch
         self.principal = principal_of(claim.run)
-        self.journal = Journal(bench.store, claim.run.id, claim.epoch, bench.later)
+        self.journal = Journal(bench.store, claim.run.id, claim.epoch, bench.later, bench.unhurried)
         self.definition: Definition
         self.waits = Waits(bench.clock, bench.sleep, self._park)
         self.inbox = Inbox()

@@ -93,12 +93,16 @@ class Journal:
     long and before giving the run back.
     """
 
-    def __init__(self, store: Store, run_id: str, epoch: int, later: Callable[[Journal], None] | None = None) -> None:
-        """`later`: has `flush` called soon; None: what is written is sent at once."""
+    def __init__(
+        self, store: Store, run_id: str, epoch: int, later: Callable[[Journal], None] | None = None,
+        unhurried: Callable[[Journal], None] | None = None,
+    ) -> None:  # fmt: skip
+        """`later`: has `flush` called soon; None: what is written is sent at once. `unhurried`: the same within some milliseconds."""
         self._store = store
         self._run_id = run_id
         self._epoch = epoch
         self._later = later
+        self._unhurried = unhurried or later
         self._held: list[Entry] = []
         self._held_puts: dict[tuple[str, str], Any] = {}
         self.usage = Usage()
@@ -111,9 +115,10 @@ class Journal:
             self._held_puts.update(put)
 
     async def write(
-        self, *entries: Entry, wait: bool = False, hold: bool = False, put: Mapping[tuple[str, str], Any] | None = None
-    ) -> None:
-        """Records entries in order. `wait`: durable when it returns. `hold`: with the next write."""
+        self, *entries: Entry, wait: bool = False, hold: bool = False, put: Mapping[tuple[str, str], Any] | None = None,
+        patient: bool = False,
+    ) -> None:  # fmt: skip
+        """Records entries in order. `wait`: durable when it returns. `hold`: with the next write. `patient`: that, or a moment later."""
         self._held += entries
         if put:
             self._held_puts.update(put)
@@ -121,6 +126,8 @@ class Journal:
             return
         if wait or self._later is None:
             await self.flush(wait=wait)
+        elif patient and self._unhurried is not None:
+            self._unhurried(self)
         else:
             self._later(self)
 

@@ -152,7 +152,8 @@ class Told:
         return {**message, "role": "agent", "contextId": self._run.run.context_id or self._run.run.id}
 
     async def _write(self, kind: Kind, payload: dict[str, JSON], *more: Entry) -> None:
-        await self._run.journal.write(Entry(kind, self._path, self._a.number, payload), *more)
+        patient = self.root and not self._run.bench.bus.hurries(self._run.run.id)
+        await self._run.journal.write(Entry(kind, self._path, self._a.number, payload), *more, patient=patient)
 
     def output(self) -> JSON:
         """What the task came to; PeerTaskFailed when it did not complete."""

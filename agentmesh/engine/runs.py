@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random as random_
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ import anyio
 from agentmesh.core.mesh import Mesh
 from agentmesh.core.policy import Action, Principal
 from agentmesh.core.question import Question, questions
-from agentmesh.core.run import JSON, STATE_AFTER, Entry, Folder, Kind, Run, RunEvent, RunState, new_run_id
+from agentmesh.core.run import FROM_OUTSIDE, JSON, STATE_AFTER, Entry, Folder, Kind, Run, RunEvent, RunState, new_run_id
 from agentmesh.core.store import RunFilter, RunPage, Store
 from agentmesh.core.trace import current
 from agentmesh.engine.bus import Bus, Subscription
@@ -349,6 +349,26 @@ class Runs:
                 while heard.notices:
                     yield RunEvent(folder.run, None, heard.notices.popleft())
                 if not heard.changed and not heard.notices:
+                    with anyio.move_on_after(LOOK_AGAIN):
+                        await heard.wait()
+
+    async def reached(self, run: Run, states: Container[RunState], *, goes_on: bool = False) -> Run:
+        """The run when it has ended or is in one of these states, of a run that the caller has been found to own.
+
+        `goes_on`: not for what it was before, but when it is so again: something has just been given to it.
+        """
+        folder = Folder(as_submitted(run))
+        with self._bus.subscribe(run.id, patient=True) as heard:
+            while True:
+                heard.changed = False
+                heard.notices.clear()
+                for entry in await self._store.entries(run.id, folder.seq):
+                    folder.add(entry)
+                    if entry.seq > run.seq:
+                        goes_on = goes_on and entry.kind in FROM_OUTSIDE
+                        if folder.state.terminal or (folder.state in states and not goes_on):
+                            return folder.run
+                if not heard.changed:
                     with anyio.move_on_after(LOOK_AGAIN):
                         await heard.wait()
 

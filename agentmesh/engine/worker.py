@@ -37,6 +37,8 @@ QUICK = 4
 PROBE_EVERY = 1.0
 PROBE_TIMEOUT = 2.0
 """Seconds between the writes by which `ready` finds out whether the store works, and what each may take."""
+PATIENCE = 0.005
+"""Seconds for which rows that nobody here waits for may be held back: an agent elsewhere tells a short task in several events."""
 GRACE = 5.0
 """Seconds that steps in flight get when the worker stops."""
 
@@ -72,6 +74,8 @@ class Worker:
         """Somebody may be waiting in the store for a place."""
         self._unsent: dict[Journal, None] = {}
         self._something_unsent = anyio.Event()
+        self._patient: dict[Journal, None] = {}
+        self._something_patient = anyio.Event()
         self.push_address: Callable[[str], tuple[str, str] | None] = lambda _: None
         """Where an agent elsewhere may send word of a run's task: (URL, token)."""
         self._stopping = anyio.Event()
@@ -80,7 +84,7 @@ class Worker:
         self._bench = Bench(
             store, definitions, runs, tools, models, guard, bus, random, clock, sleep,
             adopt=self._adopt, stopping=self._stopping.is_set, perform=perform,
-            later=self._send_later, http=http, databases=databases, cluster=cluster,
+            later=self._send_later, unhurried=self._send_unhurried, http=http, databases=databases, cluster=cluster,
             secrets=secrets, sources=sources or Sources((), Changes()), push_address=self._push_address,
         )  # fmt: skip
 
@@ -99,6 +103,7 @@ class Worker:
             self._tasks.start_soon(self._look_for_cancels)
             self._tasks.start_soon(self._say_alive)
             self._tasks.start_soon(self._send)
+            self._tasks.start_soon(self._send_patient)
             self._bus.claimer = self._place_for
             task_status.started()
             try:
@@ -281,6 +286,21 @@ class Worker:
             self._something_unsent = anyio.Event()
             unsent, self._unsent = self._unsent, {}
             for journal in unsent:
+                with suppress(StoreError):
+                    await journal.flush()
+
+    def _send_unhurried(self, journal: Journal) -> None:
+        self._patient[journal] = None
+        self._something_patient.set()
+
+    async def _send_patient(self) -> None:
+        """Sends a moment later what nobody here waits for: more of it is likely to come, or the end, which is written at once."""
+        while True:
+            await self._something_patient.wait()
+            await anyio.sleep(PATIENCE)
+            self._something_patient = anyio.Event()
+            patient, self._patient = self._patient, {}
+            for journal in patient:
                 with suppress(StoreError):
                     await journal.flush()
 
