@@ -1,12 +1,12 @@
 """How well and how fast messages find their agent.
 
-Quality: 170 messages that people might write, over 126 skills of 25 agents (routing_agents.yaml, routing_messages.yaml), and 64 that none of
-them is for. Weights, the table of weak words, that of words of one meaning and the floor were set on every other one of them; the rest was
-only measured. 40 more messages over 6 agents (routing_fresh.yaml) were written after all that was finished. A message counts as right when
-the right skill takes it, and as rejected when nobody does.
+Quality: 170 messages that people might write, over 126 skills of 25 agents (routing_agents.yaml, routing_messages.yaml), and 64 that
+none of them is for. Weights, weak words and the floor were set on every other one; what goes wrong in the rest was never looked at. 40
+more messages, and 6 more agents (routing_fresh.yaml), were written when weights and floor were finished. Words of one meaning were added
+once more after that, without looking at either. A message counts as right when the right skill takes it, and as rejected when nobody does.
 
-Speed: one choice among 1,000 agents with 10 skills each (drivers/many_agents.py), with the index warm; goal: a median under 2 ms. Beside it
-rank-bm25 in an environment of its own with the same texts, and a plain loop over all skills, in the same run.
+Speed: one choice among 1,000 agents with 10 skills each (drivers/many_agents.py), with the index warm; goal: a median under 2 ms. Beside
+it rank-bm25 in an environment of its own with the same texts, and a plain loop over all skills, in the same run.
 
 Ends in one line and benchmarks/results/routing.json.
 

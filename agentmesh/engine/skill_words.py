@@ -37,23 +37,35 @@ _STOP: Final = (
 )
 
 _SAME: Final = """
-refund reimburse reimbursement / bill invoice / invoice bill charge / pay payment paid / instalment installment rate / card visa mastercard
-/ password passphrase passcode / login log sign signin / employee staff colleague / resign leave quit leaver / access permission right
-rights / parcel package shipment / ship freight send / deliver delivery arrive / damage broken crush / flight fly plane airplane / hotel
-room accommodation / trip travel journey / vacation holiday leave off / sick ill illness sickness flu / salary wage pay payslip / hire
-recruit recruiting / job position vacancy role / advert advertisement ad posting / candidate applicant application / cv resume curriculum
-/ boss manager / laptop computer notebook / wireless wifi wi / printer print paper / phishing suspicious scam spam / outage down / bug
-defect crash fault / repair fix / test tests / library dependency package / upgrade update bump / chart plot graph draw / predict
-forecast / spreadsheet table csv excel / duplicate same / anomaly unusual outlier / contract agreement / confidentiality nda / erase
-delete remove / rent lease rental / newsletter subscriber / ad banner picture / image photo picture / quote offer quotation / lead
-prospect / rival competitor competition / dish meal lunch food / ingredient grocery / portion serving / allergy allergen allergic /
-doctor physician dr / medicine medication drug tablet pill prescription / insurer insurance / claim damage / premium cost / fraud
-suspicious / flat apartment / landlord tenant / worth value appraise / scratch dent / safe safely
-safety / electricity power current / solar panel photovoltaic / charge charging / co2 carbon emission / article paper journal publish /
-reference citation bibliography / plagiarism copy copied / translate translation / correct proofread / spelling grammar comma / recording
-audio / subtitle caption / understand plain / meeting conference / minutes transcript / remind reminder nudge / supplier vendor / buy
-order purchase / stock inventory / cash liquidity / vat tax / currency exchange / equation mathematics math maths algebra / pupil school
-student / mark grade / quiz question / urgent urgency / schedule plan / summarize summarise sum summary / compare comparison
+refund reimburse reimbursement / bill invoice / invoice bill charge / pay payment paid / instalment installment rate / card visa
+mastercard / password passphrase passcode / login log sign signin / employee staff colleague / resign leave quit leaver / access
+permission right rights / parcel package shipment / ship freight send / deliver delivery arrive / damage broken crush / flight fly plane
+airplane / hotel room accommodation / trip travel journey / vacation holiday leave off / sick ill illness sickness flu / salary wage pay
+payslip / hire recruit recruiting / job position vacancy role / advert advertisement ad posting / candidate applicant application / cv
+resume curriculum / boss manager / laptop computer notebook / wireless wifi wi / printer print paper / phishing suspicious scam spam /
+outage down / bug defect crash fault / repair fix / test tests / library dependency package / upgrade update bump / chart plot graph
+draw / predict forecast / spreadsheet table csv excel / duplicate same / anomaly unusual outlier / contract agreement / confidentiality
+nda / erase delete remove / rent lease rental / newsletter subscriber / ad banner picture / image photo picture / quote offer quotation
+/ lead prospect / rival competitor competition / dish meal lunch food / ingredient grocery / portion serving / allergy allergen allergic
+/ doctor physician dr / medicine medication drug tablet pill prescription / insurer insurance / claim damage / premium cost / fraud
+suspicious / flat apartment / landlord tenant / worth value appraise / scratch dent / safe safely safety / electricity power current /
+solar panel photovoltaic / charge charging / co2 carbon emission / article paper journal publish / reference citation bibliography /
+plagiarism copy copied / translate translation / correct proofread / spelling grammar comma / recording audio / subtitle caption /
+understand plain / meeting conference / minutes transcript / remind reminder nudge / supplier vendor / buy order purchase / stock
+inventory / cash liquidity / vat tax / currency exchange / equation mathematics math maths algebra / pupil school student / mark grade /
+quiz question / urgent urgency / schedule plan / summarize summarise sum summary / compare comparison / cancel terminate end stop quit /
+letter mail email / collect gather fetch / record register / car vehicle van auto / house home building property / phone mobile
+smartphone / customer client / place location site / error mistake fault failure / broken defective faulty damaged / document file pdf /
+firm company business / city town / teach explain lesson / learn practise study / search find / write draft compose / examine inspect
+review / available vacant / urgent emergency immediately / danger hazard safety / warehouse stock / website page homepage site /
+campaign advertising marketing / speech spoken / train rail railway / overdue due deadline / debt owe overdue / heating radiator boiler
+/ water tap leak drip pipe / lift elevator / recipe cook dish meal / vegetarian vegan / patient clinic hospital / blood laboratory lab /
+accident crash collision / theft steal stolen rob / storm hail flood damage / language translation english french german spanish italian
+portuguese polish japanese chinese russian dutch arabic turkish greek swedish / lawyer legal law / budget cost spend spending / revenue
+turnover sales / figure number metric / room office / courier collect pickup / address destination / experiment test trial / journalist
+press media / song music audio / film movie video / gas electricity / roof panel / exam test quiz / lock locked unlock / request ask /
+notice terminate / discount price / negotiate negotiation terms / compete rival / remote home / headset monitor keyboard mouse dock
+hardware / licence license software / virus malware security
 """
 """Words that people at work use for one thing, a group between slashes. A word may stand in several."""
 
