@@ -21,7 +21,7 @@ from agentmesh.a2a.server import operations_of
 from agentmesh.core.run import RunState
 from agentmesh.errors import ServeError
 from agentmesh.settings import Limits
-from tests.a2a.conftest import serving_mesh, skills_mesh
+from tests.a2a.conftest import serving_mesh
 from tests.a2a.grpc_calling import (
     SERVICE,
     V1,
@@ -33,7 +33,7 @@ from tests.a2a.grpc_calling import (
     served_over_grpc,
     wire_of,
 )
-from tests.engine.meshes import LOCAL, workflow
+from tests.engine.meshes import LOCAL, mesh, workflow
 
 pytestmark = pytest.mark.anyio
 
@@ -194,13 +194,21 @@ async def test_somebody_elses_task_is_absent() -> None:
 
 
 async def test_the_tenant_is_the_agent_that_is_addressed() -> None:
-    """One that is not there is not found."""
-    mesh = skills_mesh()
-    own = workflow("greet", {"id": "s", "set": "hi"}, on={"a2a": {"agent": "desk"}}, description="Greets.")
-    mesh.workflows = {**mesh.workflows, "greet": own}
-    async with served_over_grpc() as made:
-        seen = await made.call("ListTasks", {"tenant": "nobody"})
-    assert (seen.details["status"], seen.reason) == ("NOT_FOUND", "AGENT_NOT_FOUND")
+    """It sees its own tasks, the mesh all of them, and an agent that is not there is not found."""
+    step = {"id": "say", "set": {"said": "${{ input.text }}"}}
+    own = mesh(
+        workflow("greet", step, on={"a2a": {"agent": "desk"}}, description="Greets."),
+        workflow("shout", step, on={"a2a": {}}, description="Shouts."),
+    )
+    async with serving_mesh(own) as on, calling(on) as made:
+        greeted = (await made.call("SendMessage", {"tenant": "desk", **message()})).result["task"]["id"]
+        shouted = (await made.call("SendMessage", message(skill="shout"))).result["task"]["id"]
+        seen = [(await made.call("ListTasks", {"tenant": name})).result["tasks"] for name in ("desk", "")]
+        elsewhere = await made.call("GetTask", {"tenant": "desk", "id": shouted})
+        nobody = await made.call("ListTasks", {"tenant": "nobody"})
+    assert [{task["id"] for task in tasks} for tasks in seen] == [{greeted}, {greeted, shouted}]
+    assert elsewhere.reason == "TASK_NOT_FOUND"
+    assert (nobody.details["status"], nobody.reason) == ("NOT_FOUND", "AGENT_NOT_FOUND")
 
 
 class Broken(Operations):
@@ -249,11 +257,10 @@ async def test_what_is_nested_too_deep_for_protobuf_goes_out_as_text() -> None:
     value: Any = "x"
     for _ in range(45):
         value = {"k": value}
-    mesh = skills_mesh()
-    deep = workflow("shout", {"id": "s", "set": value}, on={"a2a": {}}, description="Deep.")
-    async with serving_mesh(
-        type(mesh)(mesh.folder, mesh.file, workflows={**mesh.workflows, "shout": deep}, skills=mesh.skills)
-    ) as on, calling(on) as made:
+    deep = mesh(
+        workflow("shout", {"id": "s", "set": value}, on={"a2a": {}}, description="Deep."), default_skill="shout"
+    )
+    async with serving_mesh(deep) as on, calling(on) as made:
         done = (await made.call("SendMessage", message())).result["task"]
     assert done["status"]["state"] == "TASK_STATE_COMPLETED"
     assert all("text" in part for part in done["artifacts"][0]["parts"])
