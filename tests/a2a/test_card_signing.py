@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
-import subprocess
 from base64 import urlsafe_b64decode
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
 import httpx
 import jwt
 import pytest
@@ -37,7 +32,6 @@ pytestmark = pytest.mark.anyio
 KEY_SET = "/.well-known/jwks.json"
 START = 200 * PERIOD
 CARDS = ["", "/a2a/shop", "/a2a/billing"]
-NODE = Path(__file__).parent.parent / "conformance" / "node_modules"
 
 
 def keys(clock: Clock | None = None, *secrets: str) -> DerivedKeys:
@@ -152,59 +146,6 @@ async def test_keys_change_and_every_card_can_be_verified_all_along() -> None:
         first, last = seen[0], seen[-1]
         assert first[0] < START + PERIOD < last[0]
         verifier({"keys": made.published()})(ParseDict(last[2], pb.AgentCard()))
-
-
-SCRIPT = """
-import { AgentCard, generateAgentCardSignature, verifyAgentCardSignature } from '@a2a-js/sdk';
-import { DefaultAgentCardResolver } from '@a2a-js/sdk/client';
-import * as jose from 'jose';
-const [url, keySet] = process.argv.slice(2);
-const resolver = new DefaultAgentCardResolver();
-const card = await resolver.resolve(url, '.well-known/agent-card.json');
-const keys = (await (await fetch(keySet)).json()).keys;
-const find = async (kid) => jose.importJWK(keys.find((key) => key.kid === kid), 'ES256');
-await verifyAgentCardSignature(find)(card);
-const forged = structuredClone(card);
-forged.skills[0].description += '!';
-const refused = await verifyAgentCardSignature(find)(forged).then(() => false, () => true);
-const pair = await jose.generateKeyPair('ES256', { extractable: true });
-const own = AgentCard.fromJSON({ ...AgentCard.toJSON(card), signatures: [] });
-const signed = await generateAgentCardSignature(pair.privateKey, { alg: 'ES256', kid: 'js', typ: 'JOSE' })(own);
-console.log(JSON.stringify({ refused, interfaces: card.supportedInterfaces, skills: card.skills.map((one) => one.id),
-  card: AgentCard.toJSON(signed), key: { ...(await jose.exportJWK(pair.publicKey)), kid: 'js' } }));
-"""
-
-
-@pytest.mark.clients
-@covers("A2A-1.0.1 8.4#signature")
-@pytest.mark.parametrize("where", CARDS)
-async def test_the_javascript_sdk_verifies_our_cards_and_we_verify_its(on: Serving, where: str, tmp_path: Path) -> None:
-    """As it reads them with its own resolver; and a card that it has signed itself."""
-    script = tmp_path / "cards.mjs"
-    script.write_text(SCRIPT)
-    (tmp_path / "node_modules").symlink_to(NODE)
-    node = shutil.which("node", path=f"{NODE / '.bin'}:{os.environ['PATH']}")
-    assert node, "there is no Node; `make conformance-a2a` installs it"
-
-    def run() -> subprocess.CompletedProcess[str]:
-        command = [node, "cards.mjs", f"{on.url}{where}/", on.url + KEY_SET]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-
-    done = await anyio.to_thread.run_sync(run)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])  # the SDK writes about the forged one before it
-    assert told["refused"] is True
-    card = (await on.http.get(where + WELL_KNOWN)).json()
-    assert told["skills"] == [skill["id"] for skill in card["skills"]]
-    assert [(i["url"], i.get("tenant") or None) for i in told["interfaces"]] == [
-        (i["url"], i.get("tenant")) for i in card["supportedInterfaces"]
-    ]
-
-    async def fetch(_: str) -> Json:
-        return {"keys": [told["key"]]}
-
-    url = on.url + where + WELL_KNOWN
-    assert await verify(told["card"], jwks=None, card_url=url, fetch=fetch) == "verified"
 
 
 def test_the_payload_of_the_specifications_example_is_signed_alike() -> None:
