@@ -114,7 +114,7 @@ class PeerHttp:
                     answer = await stack.enter_async_context(sending)
                     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
                     whole = None
-                    if answer.status != 200 or kind != "text/event-stream":
+                    if not 200 <= answer.status < 300 or kind != "text/event-stream":
                         whole = await _whole(answer, ANSWER)
             except TimeoutError:
                 raise Unanswered(f"the agent did not answer within {time:g} s") from None

@@ -114,7 +114,7 @@ class JsonRpc(HttpWire):
         return ident, write_json({"jsonrpc": "2.0", "id": ident, "method": method, "params": given})
 
     async def _result(self, status: int, headers: Mapping[str, str], body: bytes, ident: str, asked: Asked) -> Any:
-        if status != 200:
+        if not 200 <= status < 300:
             found = await _json_of(body)
             if isinstance(found, dict) and isinstance(found.get("error"), dict) and "code" in found["error"]:
                 raise of_jsonrpc(found["error"], asked)
