@@ -112,6 +112,8 @@ class MemoryPeer(ToolsOnly):
         self.cancelled: list[str] = []
         self.down = False
         """Nobody can reach it."""
+        self.shut = False
+        """The same, but nobody has noticed yet: it counts as up."""
         self.mute = 0
         """So many answers are lost after what was asked is done."""
         self.lists = True
@@ -194,7 +196,7 @@ class MemoryPeer(ToolsOnly):
         return task.to_json()
 
     def _reach(self) -> None:
-        if self.down:
+        if self.down or self.shut:
             raise NotSent(f"{self.name} cannot be reached: it is switched off")
 
     def _lose(self) -> None:

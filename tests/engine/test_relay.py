@@ -313,16 +313,29 @@ async def test_a_skill_of_an_agent_elsewhere_is_a_tool_whose_call_is_a_run() -> 
 
 
 async def test_the_next_agent_takes_what_the_first_never_got() -> None:
-    """Only when no byte was sent; the journal says why."""
+    """Only when no byte was sent; the journal says why, and a crash later does not go back to the first."""
     first, second = MemoryPeer("billing", echo), MemoryPeer("invoices", echo)
-    first.down = True
+    first.shut = True
+    async with with_peers(first, second) as engine:
+        run = await engine.agents.send(LOCAL, Sending(Message("m1", "user", [Part(text="hi")]), skill="ask"))
+        routed = [entry.payload for entry in await journal(engine, run, Kind.RUN_ROUTED)]
+        assert (routed[0]["agent"], routed[0]["others"][0]["agent"]) == ("billing", "invoices")
+        run = await until(engine, run, RunState.COMPLETED, RunState.FAILED)
+        assert run.output == "you said hi"
+        assert run.route is not None
+        assert run.route["agent"] == "invoices"
+        assert "billing could not be reached, and nothing was sent to it" in str(run.route["reason"])
+        assert (first.sent, len(second.sent)) == ([], 1)
+
+
+async def test_an_agent_that_may_have_got_the_message_is_not_replaced() -> None:
+    """The next one would do it a second time."""
+    first, second = MemoryPeer("billing", echo), MemoryPeer("invoices", echo)
+    first.mute, first.lists = 1, False
     async with with_peers(first, second) as engine:
         run = await engine.agents.send(LOCAL, Sending(Message("m1", "user", [Part(text="hi")]), skill="ask"))
         run = await until(engine, run, RunState.COMPLETED, RunState.FAILED)
-        if run.route is None or run.route["agent"] != "invoices":
-            pytest.skip("the router gave no second choice")
-        assert run.output == "you said hi"
-        assert first.sent == []
+        assert (run.state, len(first.sent), second.sent) == (RunState.FAILED, 1, [])
 
 
 async def test_nobody_fits_is_a_rejected_task() -> None:
