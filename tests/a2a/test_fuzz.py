@@ -37,12 +37,12 @@ WORDS = st.sampled_from(
 SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS | WORDS
 NAMES = st.sampled_from(
     [
-        "message", "request", "messageId", "message_id", "role", "parts", "content", "kind", "text", "data", "file", "bytes", "uri", "raw", "url",
-        "fileWithBytes", "fileWithUri", "mimeType", "mediaType", "name", "filename", "metadata", "contextId", "taskId", "id", "historyLength",
-        "configuration", "blocking", "returnImmediately", "acceptedOutputModes", "pushNotificationConfig", "taskPushNotificationConfig", "config",
-        "configId", "authentication", "schemes", "scheme", "credentials", "token", "extensions", "referenceTaskIds", "skill", "tags", "tenant",
-        "status", "pageSize", "pageToken", "statusTimestampAfter", "includeArtifacts", "data_part_compat", "value", "parent",
-        "urn:agentmesh:a2a:skill:1", "urn:agentmesh:a2a:answer:1", "urn:agentmesh:a2a:signal:1",
+        "message", "request", "messageId", "message_id", "role", "parts", "content", "kind", "text", "data", "file", "bytes", "uri",
+        "raw", "url", "fileWithBytes", "fileWithUri", "mimeType", "mediaType", "name", "filename", "metadata", "contextId", "taskId",
+        "id", "historyLength", "configuration", "blocking", "returnImmediately", "acceptedOutputModes", "pushNotificationConfig",
+        "taskPushNotificationConfig", "config", "configId", "authentication", "schemes", "scheme", "credentials", "token", "extensions",
+        "referenceTaskIds", "skill", "tags", "tenant", "status", "pageSize", "pageToken", "statusTimestampAfter", "includeArtifacts",
+        "data_part_compat", "value", "parent", "urn:agentmesh:a2a:skill:1", "urn:agentmesh:a2a:answer:1", "urn:agentmesh:a2a:signal:1",
     ]
 )  # fmt: skip
 ANYTHING = st.recursive(
@@ -55,11 +55,12 @@ GOOD = st.sampled_from(
         {"messageId": "m", "role": "ROLE_USER", "content": [{"text": "hi"}]},
     ]
 )
+MORE = st.dictionaries(NAMES, ANYTHING, max_size=2)
 PARAMS = st.one_of(
     st.dictionaries(NAMES, ANYTHING, max_size=6),
-    st.builds(lambda good, key, value, more: {"message": {**good, key: value}, **more}, GOOD, NAMES, ANYTHING, st.dictionaries(NAMES, ANYTHING, max_size=2)),
-    st.builds(lambda good, part: {"message": {**good, "parts": [part], "content": [part]}}, GOOD, st.dictionaries(NAMES, ANYTHING, max_size=3)),
-)  # fmt: skip
+    st.builds(lambda good, key, value, more: {"message": {**good, key: value}, **more}, GOOD, NAMES, ANYTHING, MORE),
+    st.builds(lambda good, part: {"message": {**good, "parts": [part], "content": [part]}}, GOOD, MORE),
+)
 METHODS = [
     "message/send", "message/stream", "tasks/get", "tasks/cancel", "tasks/resubscribe", "tasks/pushNotificationConfig/set",
     "tasks/pushNotificationConfig/get", "tasks/pushNotificationConfig/list", "tasks/pushNotificationConfig/delete",
