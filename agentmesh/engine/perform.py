@@ -205,10 +205,11 @@ class _Course:
             why = Why.RESUME if cut_off else follows.why
             rows = [Entry(Kind.STEP_STARTED, self.path, self._number, {"verb": facts.verb, "why": why.value})]
             writes = facts.writes and follows.recheck is None and not made
-            if writes and not run.run.workflow.startswith(PEER):  # that such a run was claimed says as much
+            passed_on = run.run.workflow.startswith(PEER)
+            if writes and not passed_on:  # that such a run was claimed says as much, and what the agent tells follows
                 rows.append(Entry(Kind.STEP_INTENT, self.path, self._number, {"key": self.key}))
             self._note(begun=True)
-            await run.journal.write(*rows, wait=len(rows) > 1)
+            await run.journal.write(*rows, wait=len(rows) > 1, patient=passed_on)
         elif not self._number:
             self._number = 1
         a = self._attempt(follows)
