@@ -16,6 +16,7 @@ from a2a.types import a2a_pb2 as pb
 from google.protobuf.json_format import MessageToDict
 
 from agentmesh.a2a.cards import Cards
+from agentmesh.a2a.grpc import GrpcEdge
 from agentmesh.a2a.operations import Operations
 from agentmesh.a2a.server import operations_of
 from agentmesh.core.run import RunState
@@ -378,27 +379,12 @@ async def test_health_is_asked_as_of_every_grpc_server() -> None:
 
 
 async def test_a_port_that_is_taken_is_refused_with_what_to_do() -> None:
-    """Not shared, as gRPC would by itself: half of the calls would go astray."""
-    async with serving_mesh() as on, calling(on) as made:
-        del made
-        edge = await anyio.to_thread.run_sync(_taken)
-        listener, port = edge
-        with listener, pytest.raises(ServeError, match="--grpc-port"):
-            async with calling_at(on, f"127.0.0.1:{port}"):
-                pass
-
-
-def _taken() -> tuple[Any, int]:
-    import socket
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    return listener, listener.getsockname()[1]
-
-
-def calling_at(on: Any, address: str) -> Any:
-    from agentmesh.a2a.grpc import GrpcEdge
-
-    return GrpcEdge(operations_of(on.engine, Cards(on.engine, on.url)), Limits()).run(address)
+    """By another gRPC server, too: they would share it by themselves, and half of the calls would go astray."""
+    async with serving_mesh() as on:
+        first, second = (GrpcEdge(operations_of(on.engine, Cards(on.engine, on.url)), Limits()) for _ in range(2))
+        async with first.run("127.0.0.1:0") as port:
+            with pytest.raises(ServeError, match="--grpc-port"):
+                await second.run(f"127.0.0.1:{port}").__aenter__()
 
 
 async def test_an_unknown_method_is_unimplemented() -> None:
