@@ -83,6 +83,11 @@ IDEMPOTENCY = "urn:agentmesh:a2a:idempotency:1"
 ROUTE = "urn:agentmesh:a2a:route:1"
 """Key in a Task's metadata: who took the message, and why."""
 
+EXTENSIONS = (
+    "urn:agentmesh:a2a:skill:1", "urn:agentmesh:a2a:answer:1", "urn:agentmesh:a2a:signal:1", IDEMPOTENCY, ROUTE,
+)  # fmt: skip
+"""URIs of the extensions that this mesh has; an operator may require them of clients."""
+
 
 @dataclass(frozen=True, slots=True)
 class AgentHealth:

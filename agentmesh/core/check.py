@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agentmesh.core.acting import ActingCheck
+from agentmesh.core.agent import EXTENSIONS
 from agentmesh.core.checker import NOT_BUILT, Checker, Function, World
 from agentmesh.core.cycle import endless
 from agentmesh.core.document import Document, Path
@@ -196,6 +197,13 @@ class _MeshChecker(Checker):
             self.fault(("a2a", "versions"), "1.0 is always spoken: name it, and 0.3 beside it if you want", key=True)
         if file.a2a.default is not None and (message := self.world.unknown("skills", file.a2a.default, skills)):
             self.fault(("a2a", "default"), message)
+        if file.a2a.embed is not None and (message := self.world.unknown("models", file.a2a.embed, file.models)):
+            self.fault(("a2a", "embed"), message)
+        for i, uri in enumerate(file.a2a.required_extensions):
+            if uri not in EXTENSIONS:
+                known = dict.fromkeys(EXTENSIONS)
+                said = f"this mesh has no extension {uri!r}{closest(uri, known)}; there are {', '.join(known)}"
+                self.fault(("a2a", "required_extensions", i), said)
         for i, tool in enumerate(file.a2a.tools):
             spec = self.world.mesh.specs.get(tool)
             if tool not in self.world.mesh.tools and "tools" not in self.world.unsure:

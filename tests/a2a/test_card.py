@@ -352,3 +352,11 @@ async def test_a_card_of_ten_thousand_skills_is_made_once() -> None:
         for _ in range(100):
             assert await cards.of(LOCAL) is first
         assert time.perf_counter() - began < 0.5
+
+
+def test_an_operator_may_require_what_cards_declare():
+    """`check` knows the extensions that cards have."""
+    from agentmesh.a2a.card import EXTENSIONS as DECLARED
+    from agentmesh.core.agent import EXTENSIONS
+
+    assert set(DECLARED) == set(EXTENSIONS)

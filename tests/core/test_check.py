@@ -305,6 +305,12 @@ PEERS = MESH + "agents: {billing: {card: 'https://billing.example.com/card.json'
         (flow("- {id: a, set: 1}", head="on: {a2a: {reply: input.text}}\n"), "must be true or false, this is text"),
         (flow("- {id: a, set: 1}", head="on: {a2a: {reply: 'context.message.txt == \"\"'}}\n"), "has no 'txt'; did you mean"),
         (flow("- {id: a, set: 1}", head="on: {a2a: {input_modes: [picture]}}\n"), "is no media type"),
+        ({"agentmesh.yaml": MESH + "a2a: {embed: nothing}\n"}, "unknown model 'nothing'"),
+        ({"agentmesh.yaml": MESH + "a2a: {required_extensions: ['urn:x']}\n"}, "no extension 'urn:x'; there are urn:agentmesh:a2a:"),
+        (
+            {"agentmesh.yaml": MESH + "a2a: {required_extensions: ['urn:agentmesh:a2a:idempotency:2']}\n"},
+            "did you mean 'urn:agentmesh:a2a:idempotency:1'?",
+        ),
         (
             {
                 "agentmesh.yaml": PEERS,
