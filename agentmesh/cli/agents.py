@@ -131,6 +131,41 @@ def send(
 
 
 @app.command()
+def route(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The message (@file reads one, @- stdin).")],
+    agent: Annotated[str | None, typer.Option(help="As if it was sent to this agent.")] = None,
+    skill: Annotated[str | None, typer.Option(help="The skill.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag of the skill; may be given several times.")] = None,
+    accept: Annotated[
+        list[str] | None, typer.Option(help="A media type of the answer; may be given several times.")
+    ] = None,
+    mesh: Mesh = None,
+    as_json: Json = False,
+) -> None:
+    """Say who would take a message, and why, and send nothing."""
+    from agentmesh.cli.background import connect
+
+    body: dict[str, Any] = {
+        "text": _content("TEXT", text),
+        "agent": agent,
+        "skill": skill,
+        "tags": tag,
+        "accepted": accept,
+    }
+    found = connect(mesh_folder(mesh)).post("/v1/agents/route", {name: given for name, given in body.items() if given})
+    if as_json:
+        print_json(found)
+    elif found["fits"]:
+        rows = [(_whose(one), one["skill"] or "") for one in (found, *found["others"])]
+        print_table(("AGENT", "SKILL"), rows, "")
+        note(found["reason"])
+    else:
+        note(found["reason"])
+    if not found["fits"]:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
 def watch(
     task: Annotated[str, typer.Argument(metavar="TASK", help="The task, as `send --detach` prints it.")],
     mesh: Mesh = None,
@@ -260,6 +295,10 @@ def _texts(message: Mapping[str, Any]) -> list[str]:
 def _routed(route: Mapping[str, Any]) -> str:
     whom = ".".join(filter(None, (route.get("agent") or "this mesh", route.get("skill"))))
     return f"to {whom}: {route.get('reason')}"
+
+
+def _whose(candidate: Mapping[str, Any]) -> str:
+    return candidate["agent"] or "this mesh"
 
 
 def _latency(agent: Mapping[str, Any]) -> str:

@@ -121,6 +121,10 @@ class Agents:
             return await self._to_peer(principal, sending, route, run_id, key, context, kept, entries)
         return await self._to_own(principal, sending, route, run_id, key, context, kept, entries)
 
+    async def route(self, principal: Principal, sending: Sending) -> Route:
+        """Who would take a message; nothing is sent. NoAgent, and NotFound as `send` says."""
+        return await self._route(principal, sending)
+
     async def follow_up(
         self, principal: Principal, run_id: str, message: Message, *,
         question: str | None = None, digest: str | None = None, agent: str | None = None,

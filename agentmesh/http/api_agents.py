@@ -14,6 +14,7 @@ from agentmesh.core.mesh import Peer
 from agentmesh.core.run import new_run_id
 from agentmesh.engine import Engine
 from agentmesh.engine.peers import Known
+from agentmesh.engine.routing import NoAgent
 from agentmesh.errors import InvalidInput
 from agentmesh.http import shapes
 from agentmesh.http.asker import Asker, answer, ok
@@ -116,6 +117,22 @@ class RegisteredShape(BaseModel):
     where: Literal["registered"]
 
 
+class CandidateShape(BaseModel):
+    """`agent` is null for a skill of the mesh itself, `skill` when it is left to the agent."""
+
+    agent: str | None
+    skill: str | None
+
+
+class RoutedShape(CandidateShape):
+    """Who would take a message, and why. Nobody, unless `fits`; `others` are then those that come nearest."""
+
+    fits: bool
+    reason: str
+    score: float
+    others: list[CandidateShape]
+
+
 class AgentFactsShape(AgentShape):
     """`facts`: for operators, of an agent elsewhere: where its card is, its interfaces, and why it, or one of them, cannot be used."""
 
@@ -148,6 +165,23 @@ def agent_routes(app: FastAPI, engine: Engine) -> None:
         """Forgets a registered agent. 409 says where one is declared that is not registered. Needs admin.write."""
         await peers.remove(principal, name)
         return Response(status_code=204)
+
+    @app.post("/agents/route", responses=ok(RoutedShape))
+    async def route_message(principal: Asker, body: SendMessage) -> Response:
+        """Says who would take a message, and why; nothing is sent."""
+        parts = _parts(body)
+        if not parts and body.skill is None and not body.tags:
+            raise InvalidInput("the message is empty; give `text`, `data` or `files`")
+        message = Message("", "user", parts, context_id=body.context_id)
+        sending = Sending(message, body.agent, body.skill, tuple(body.tags), tuple(body.accepted))
+        try:
+            route = await engine.agents.route(principal, sending)
+        except NoAgent as none:
+            reason, others = none.message, none.data["nearest"]
+            return answer(
+                {"fits": False, "agent": None, "skill": None, "reason": reason, "score": 0.0, "others": others}
+            )
+        return answer({"fits": True, **route.to_json()})
 
     @app.post("/agents/send", status_code=201, responses=ok(shapes.RunShape, 201))
     async def send_message(principal: Asker, body: SendMessage) -> Response:

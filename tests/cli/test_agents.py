@@ -169,3 +169,23 @@ def test_agents_are_registered_and_removed(agentmesh: Agentmesh, mesh: Path, ser
     assert (refused.status, "everybody" in refused.err) == (2, True)
     assert agentmesh("agents", "remove", "billing", *here).out == "removed billing\n"
     assert agentmesh("agents", "remove", "nobody", *here).status == 2
+
+
+def test_a_route_is_shown_and_nothing_is_sent(agentmesh: Agentmesh, mesh: Path, server: Fake) -> None:
+    """The one first, then those that would do too; the reason goes to stderr."""
+    others = [{"agent": None, "skill": "triage"}]
+    server.answer("POST", "/v1/agents/route", {"fits": True, **ROUTE, "others": others})
+    done = agentmesh("agents", "route", "money back", "--tag", "money", "--mesh", str(mesh))
+    assert [line.split() for line in done.out.splitlines()] == [
+        ["AGENT", "SKILL"], ["billing", "refund"], ["this", "mesh", "triage"],
+    ]  # fmt: skip
+    assert "its words fit best" in done.err
+    assert server.bodies("/v1/agents/route") == [{"text": "money back", "tags": ["money"]}]
+
+
+def test_a_message_that_nobody_takes_fails(agentmesh: Agentmesh, mesh: Path, server: Fake) -> None:
+    nobody = {"fits": False, "agent": None, "skill": None, "reason": "no agent fits", "score": 0.0, "others": []}
+    server.answer("POST", "/v1/agents/route", nobody)
+    done = agentmesh("agents", "route", "sing", "--mesh", str(mesh))
+    assert (done.status, done.out) == (1, "")
+    assert "no agent fits" in done.err

@@ -131,3 +131,20 @@ async def test_a_message_to_a_task_answers_it() -> None:
         assert (both.status_code, "files[0]" in both.json()["detail"]) == (422, True)
         nobody = await on.http.post("/v1/agents/send", json={"text": "x", "agent": "nobody"})
         assert nobody.status_code == 404
+
+
+async def test_a_message_is_routed_without_being_sent() -> None:
+    """Who would take it, or what is nearest; no run begins."""
+    async with sdk_agent(("JSONRPC", "1.0")) as (url, agent), registering() as on:
+        await on.http.post("/v1/agents", json={"name": "echo", "card": url + WELL_KNOWN})
+        await known(on.http, "echo")
+        named = await on.http.post("/v1/agents/route", json={"skill": "echo", "text": "hi"})
+        assert named.status_code == 200, named.text
+        assert (named.json()["fits"], named.json()["agent"], named.json()["skill"]) == (True, "echo", "echo")
+        nobody = (await on.http.post("/v1/agents/route", json={"text": "hi", "tags": ["cooking"]})).json()
+        assert (nobody["fits"], nobody["agent"], nobody["score"]) == (False, None, 0.0)
+        assert "no skill has the tags cooking" in nobody["reason"]
+        assert nobody["others"]
+        assert (await on.http.post("/v1/agents/route", json={})).status_code == 422
+        assert agent.seen == []
+        assert (await on.http.get("/v1/runs")).json()["runs"] == []
