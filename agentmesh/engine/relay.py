@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("agentmesh.engine")
 
-FIRST_LOOK: Final = 0.1
+FIRST_LOOK: Final = 0.02
 LONGEST_LOOK: Final = 5.0
 """Seconds between two looks at a task that is not streamed."""
 LOST: Final = 120.0
