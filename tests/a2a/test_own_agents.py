@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from agentmesh.core.agent import ROUTE
 from tests.a2a.calling import BINDINGS, call, events_of, sent
-from tests.a2a.conftest import serving_mesh
+from tests.a2a.conftest import serving_mesh, skills_mesh
 from tests.engine.meshes import mesh, workflow
 from tests.requirements import covers
 
@@ -131,3 +132,17 @@ async def test_a_follow_up_belongs_to_its_task(binding: str) -> None:
             "messageId": "m2", "role": "ROLE_USER", "parts": [{"text": "yes"}], "metadata": {"k": 1}, "extensions": ["urn:x"],
             "referenceTaskIds": ["x"], "taskId": task["id"], "contextId": task["contextId"],
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("binding", BINDINGS)
+async def test_a_skill_may_be_meant_by_its_tags(binding: str) -> None:
+    """Under the extension's key, or the bare one; who took the message is shown."""
+    async with serving_mesh(skills_mesh(default=None)) as on:
+        for key in ("urn:agentmesh:a2a:skill:1", "skill"):
+            task = (await call(on, binding, "SendMessage", sent("hi", metadata={key: {"tags": ["text"]}}))).result[
+                "task"
+            ]
+            assert task["artifacts"][0]["parts"][1]["data"] == {"said": "HI", "length": 2}
+            assert task["metadata"][ROUTE]["skill"] == "shout"
+        nobody = await call(on, binding, "SendMessage", sent("hi", metadata={"skill": {"tags": ["nosuch"]}}))
+        assert nobody.result["task"]["status"]["state"] == "TASK_STATE_REJECTED"
