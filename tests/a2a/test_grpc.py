@@ -36,6 +36,7 @@ from tests.a2a.grpc_calling import (
     wire_of,
 )
 from tests.engine.meshes import LOCAL, mesh, workflow
+from tests.requirements import covers
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +66,7 @@ async def test_a_message_is_answered_by_its_skills_output() -> None:
     assert (run.workflow, run.source, run.output) == ("shout", "a2a", {"said": "HELLO", "length": 5})
 
 
+@covers("A2A-1.0.1 10.2#metadata")
 @pytest.mark.parametrize(
     ("said", "right"),
     [("1.0", True), ("1.0.3", True), (None, False), ("", False), ("0.3", False), ("1.1", False), ("1.99", False), ("banana", False)],
@@ -122,6 +124,7 @@ def with_number(number: float) -> bytes:
     return bytes(wire.SerializeToString())
 
 
+@covers("A2A-1.0.1 10.6#errors")
 @pytest.mark.parametrize(
     ("body", "method", "reason", "says"),
     [
@@ -233,6 +236,7 @@ async def _no_card(*_: Any) -> dict[str, Any]:
     return {}
 
 
+@covers("A2A-1.0.1 10.2#metadata")
 async def test_extensions_that_are_activated_are_said() -> None:
     """In the metadata that comes before the answer; of a stream, too."""
     asked = [*V1, ("a2a-extensions", "urn:agentmesh:a2a:skill:1, urn:nobody")]
@@ -285,6 +289,7 @@ async def test_a_stream_is_the_task_its_updates_and_its_end() -> None:
     assert events[-1]["statusUpdate"]["status"]["state"] == "TASK_STATE_COMPLETED"
 
 
+@covers("A2A-1.0.1 10.7#streaming")
 async def test_streams_that_are_dropped_leave_nothing_behind() -> None:
     """A hundred at once; their task goes on."""
     async with served_over_grpc() as made:

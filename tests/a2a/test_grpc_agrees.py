@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.a2a.calling import BINDINGS, Outcome, call, streaming
 from tests.a2a.grpc_calling import V1, Calling, message, outcome, served_over_grpc, wire_of
+from tests.requirements import covers
 
 pytestmark = pytest.mark.anyio
 
@@ -136,6 +137,7 @@ async def test_a_task_may_be_begun_in_one_binding_and_ended_in_another() -> None
     assert len({one.message for one in again}) == 1
 
 
+@covers("A2A-1.0.1 10.7#streaming")
 async def test_streams_show_the_same_events() -> None:
     """In the same order, with the same ids."""
     async with served_over_grpc() as made:
@@ -170,6 +172,7 @@ async def test_streams_show_the_same_events() -> None:
         assert other == first
 
 
+@covers("A2A-1.0.1 10.4#methods")
 @settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(many=st.lists(PARAMS, min_size=12, max_size=12))
 async def test_any_message_means_the_same(many: list[dict[str, Any]]) -> None:
