@@ -256,7 +256,7 @@ class MemoryStore:
         )
         return RunPage(page, page_cursor(page[-1]) if len(rest) > len(page) else None, min(len(runs), COUNTED), omitted)
 
-    async def entries(self, run_id: str, after: int = 0) -> Sequence[Entry]:
+    async def entries(self, run_id: str, after: int = 0, *, heard: bool = False) -> Sequence[Entry]:
         row = self._rows.get(run_id)
         return () if row is None else tuple(row.entries[max(after, 0) :])
 

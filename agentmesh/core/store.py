@@ -179,8 +179,8 @@ class Store(Protocol):
         """A page of heads, newest first; InvalidInput for a cursor that no page gave."""
         ...
 
-    async def entries(self, run_id: str, after: int = 0) -> Sequence[Entry]:
-        """The journal past seq `after`, in order."""
+    async def entries(self, run_id: str, after: int = 0, *, heard: bool = False) -> Sequence[Entry]:
+        """The journal past seq `after`, in order. `heard`: for somebody who is told by `changes` of what may be missing at its end."""
         ...
 
     def changes(self, run_id: str | None = None) -> AsyncIterator[str]:

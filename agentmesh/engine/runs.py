@@ -327,7 +327,7 @@ class Runs:
 
         `subscription`: made before the run was recorded, so that no line said since then is lost.
         """
-        folder = Folder(as_submitted(run))
+        folder, told = Folder(as_submitted(run)), True
         with nullcontext(subscription) if subscription is not None else self._bus.subscribe(run.id) as heard:
             while True:
                 if heard.notices and not heard.changed:  # rows of before the line may be on their way to the disk
@@ -335,7 +335,7 @@ class Runs:
                         while not heard.changed:
                             await heard.wait()
                 heard.changed = False
-                entries = await self._store.entries(run.id, folder.seq)
+                entries = await self._store.entries(run.id, folder.seq, heard=told)
                 last = bool(entries) and STATE_AFTER.get(entries[-1].kind, folder.state).terminal
                 if last:  # nothing follows the terminal entry
                     while heard.notices:
@@ -348,29 +348,33 @@ class Runs:
                     return
                 while heard.notices:
                     yield RunEvent(folder.run, None, heard.notices.popleft())
+                told = True
                 if not heard.changed and not heard.notices:
-                    with anyio.move_on_after(LOOK_AGAIN):
+                    with anyio.move_on_after(LOOK_AGAIN) as waited:
                         await heard.wait()
+                    told = not waited.cancelled_caught
 
     async def reached(self, run: Run, states: Container[RunState], *, goes_on: bool = False) -> Run:
         """The run when it has ended or is in one of these states, of a run that the caller has been found to own.
 
         `goes_on`: not for what it was before, but when it is so again: something has just been given to it.
         """
-        folder = Folder(as_submitted(run))
+        folder, told = Folder(as_submitted(run)), True
         with self._bus.subscribe(run.id, patient=True) as heard:
             while True:
                 heard.changed = False
                 heard.notices.clear()
-                for entry in await self._store.entries(run.id, folder.seq):
+                for entry in await self._store.entries(run.id, folder.seq, heard=told):
                     folder.add(entry)
                     if entry.seq > run.seq:
                         goes_on = goes_on and entry.kind in FROM_OUTSIDE
                         if folder.state.terminal or (folder.state in states and not goes_on):
                             return folder.run
+                told = True
                 if not heard.changed:
-                    with anyio.move_on_after(LOOK_AGAIN):
+                    with anyio.move_on_after(LOOK_AGAIN) as waited:
                         await heard.wait()
+                    told = not waited.cancelled_caught
 
     async def wait(self, principal: Principal, run_id: str) -> Run:
         """The run's head when it has ended; `get` has its steps, too."""

@@ -79,8 +79,9 @@ class SqlStore:
         """On their way into the database: there is nothing to read of them yet."""
         self._patience: Patience | None = None
         self._neighbours: Neighbours | None = None
-        self._tails = Tails() if alone else None
-        """None: others write, too."""
+        self._tails = Tails()
+        self._alone = alone
+        """Nobody else writes."""
 
     async def __aenter__(self) -> Self:
         """StoreLocked, StoreTooNew or StoreError when the database cannot be used."""
@@ -93,7 +94,7 @@ class SqlStore:
             outside = database.connect(self._url, pool=0)
             self._neighbours = Neighbours(
                 outside,
-                lambda run_ids: _call(loop, self._changes.publish, run_ids),
+                lambda run_ids: _call(loop, self._heard, run_ids),
                 lambda run_ids: _call(loop, self._pokes.publish, run_ids),
             )
             self._neighbours.start()
@@ -273,8 +274,8 @@ class SqlStore:
     async def list_runs(self, where: RunFilter) -> RunPage:
         return await self._read(self._reader.list_runs, where)
 
-    async def entries(self, run_id: str, after: int = 0) -> Sequence[Entry]:
-        kept = None if self._tails is None else self._tails.entries(run_id, after)
+    async def entries(self, run_id: str, after: int = 0, *, heard: bool = False) -> Sequence[Entry]:
+        kept = self._tails.entries(run_id, after) if self._alone or heard else None
         return await self._read(self._reader.entries, run_id, after) if kept is None else kept
 
     def changes(self, run_id: str | None = None) -> Subscription:
@@ -285,8 +286,7 @@ class SqlStore:
         removed = 0
         for chunk in await self._read(pruning.find, self._engines[1], before, tenant, limit):
             removed += await self._writer.submit(partial(pruning.remove, run_ids=chunk), rows=ROWS)
-            if self._tails is not None:
-                self._tails.forget()
+            self._tails.forget()
         return removed
 
     async def backup(self, path: Path) -> int:
@@ -359,9 +359,13 @@ class SqlStore:
     def pokes(self) -> Subscription:
         return self._pokes.subscribe()
 
+    def _heard(self, run_ids: Sequence[str]) -> None:
+        """Another process changed these runs: what is kept of them has no end any more."""
+        self._tails.drop(run_ids)
+        self._changes.publish(run_ids)
+
     def _publish(self, committed: Committed) -> None:
-        if self._tails is not None:
-            self._tails.add(committed.rows)
+        self._tails.add(committed.rows)
         self._changes.publish(committed.changed)
         if self._neighbours is not None:
             self._neighbours.tell(committed.changed)

@@ -1,7 +1,9 @@
 """Tails: the journals of runs that began in this process, as they were committed, so that whoever follows a run need not ask the database.
 
-For a store that is the only one that writes: what it has committed is all there is. A run that was here before this process, one that
-has grown too long and one with a value too large to be kept in its row are not here, and are read.
+Where the store is the only one that writes, what it has committed is all there is. Where others write too, what is here may lack the
+rows that they added last, until they have said so; then, and when a row shows that there is one before it which is not here, the run is
+dropped. A run that was here before this process, one that has grown too long and one with a value too large to be kept in its row are not
+here either. What is not here is read.
 """
 
 from __future__ import annotations
@@ -73,6 +75,12 @@ class Tails:
             Entry(Kind(kind), path, attempt, decode(payload), seq, at)
             for _, seq, path, attempt, kind, payload, _, at in tail.rows[max(0, after) :]
         )
+
+    def drop(self, run_ids: Sequence[str]) -> None:
+        """These, where they are here: somebody else has added rows."""
+        for run_id in run_ids:
+            if run_id in self._tails:
+                self._drop(run_id)
 
     def forget(self) -> None:
         """All of them: rows were removed."""

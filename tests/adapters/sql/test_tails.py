@@ -127,3 +127,14 @@ def test_runs_that_have_ended_go_first() -> None:
         assert tails._size <= ALL
     assert tails.entries(f"big{RUNS // 2 - 1}", 0) is not None
     assert tails.entries("long", 0) is None
+
+
+def test_rows_of_somebody_else_end_what_is_kept() -> None:
+    """Told of them, or by the gap that they leave; what is kept before that is the journal without its end."""
+    tails = Tails()
+    tails.add([row("told", 1), row("gap", 1), row("gap", 2)])
+    assert [entry.seq for entry in tails.entries("gap", 1) or ()] == [2]
+    tails.drop(["told", "never"])
+    tails.add([row("told", 3), row("gap", 4)])
+    assert tails.entries("told", 0) is None
+    assert tails.entries("gap", 0) is None
