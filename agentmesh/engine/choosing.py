@@ -157,6 +157,16 @@ class Choice:
                 return f"requires extension {extension.uri}"
         return ""
 
+    def _near(self, those: Sequence[Entry]) -> list[Entry]:
+        """The first of those that the caller may know of."""
+        found: list[Entry] = []
+        for entry in those[:ASKS]:
+            if self._may(entry):
+                found.append(entry)
+                if len(found) == OTHERS:
+                    break
+        return found
+
     # Saying it
 
     def route(self, found: Sequence[tuple[float, Entry]], ranked: Ranked) -> Route:
@@ -204,23 +214,21 @@ class Choice:
     def refused(self, ranked: Ranked, everything: Sequence[Entry]) -> CallerError:
         """Why nobody takes it, with the nearest that the caller may know of."""
         named = self._sending.skill
-        those: Sequence[Entry] = [entry for _, entry in ranked.best]
-        if named is None:
-            those = those or everything
-        near: list[Entry] = []
-        for entry in those[:ASKS]:
-            if len(near) < OTHERS and self._may(entry):
-                near.append(entry)
+        met = near = self._near([entry for _, entry in ranked.best])
+        if named is None and not near:
+            near = self._near(everything)
         if named is not None and not near:
             return NotFound(f"there is no skill {named!r}")
         why = {entry.order: self._missing(entry) or "its words do not fit" for entry in near}
         if named is not None:
             told = f"skill {named!r} is there, but nobody who has it can take the message"
-        elif self._sending.tags and not ranked.best:
+        elif self._sending.tags and not met:
             told = f"no skill has the tags {_some(self._sending.tags)}"
             why = dict.fromkeys(why, "other tags")
         elif not ranked.words and not self._sending.tags:
-            told = "the message has no words to choose an agent by, and several could take it; name a skill"
+            several = not all(map(self._missing, near))
+            told = "the message has no words to choose an agent by, and "
+            told += "several could take it; name a skill" if several else "nobody can take it"
             why = {order: text if text != "its words do not fit" else "could take it" for order, text in why.items()}
         else:
             told = "no agent fits the message"

@@ -11,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentmesh.core.agent import Agent, AgentHealth, Extension, Message, Part, Route, Sending, Skill
+from agentmesh.core.policy import PolicyFile
+from agentmesh.core.run import RunState
 from agentmesh.engine.choosing import NoAgent
 from agentmesh.engine.routing import Router
 from agentmesh.errors import NotFound
+from tests.engine.meshes import LOCAL, serving, workflow
+from tests.engine.meshes import mesh as mesh_of
 
 pytestmark = pytest.mark.anyio
 UP = AgentHealth()
@@ -108,6 +112,7 @@ REFUSED = [
     (text("", tags=("cooking",)), "no skill has the tags cooking"),
     (text("", Part(data=7)), "name a skill"),
     (text("12 34 !"), "name a skill"),
+    (text("", Part(raw="AA==", media_type="audio/wav")), "nobody can take it"),
 ]
 
 
@@ -140,6 +145,8 @@ async def test_what_is_not_allowed_does_not_exist():
         await route(text("money back"), ALL, allowed=may)
     assert "issue-refund" not in refused.value.message
     assert {"agent": "billing", "skill": "issue-refund"} not in refused.value.data["nearest"]
+    with pytest.raises(NoAgent, match="no skill has the tags refunds"):
+        await route(text("", tags=("refunds",)), ALL, allowed=may)
     with pytest.raises(NoAgent) as nothing:
         await route(text("money back"), ALL, allowed=lambda _: False)
     assert nothing.value.data["nearest"] == []
@@ -348,3 +355,26 @@ async def test_more_equals_than_a_search_brings_are_all_looked_at():
     unable = [peer(f"u{i:03}", REFUND, streaming=False) for i in range(300)]
     found = await route(text("give me my money back", streaming=True), [*unable, *many], health)
     assert found.agent == "p217"
+
+
+async def test_a_message_to_a_mesh_is_a_run_of_the_skill_that_fits():
+    """The reason is in its journal; what policies keep from the caller is not named when nobody fits."""
+    flows = [
+        workflow("refund", {"id": "a", "set": "done"}, description="Gives customers money back", on={"a2a": {}}),
+        workflow("invoice", {"id": "a", "set": "done"}, description="Explains an invoice", on={"a2a": {}}),
+    ]
+    async with serving(mesh_of(*flows)) as engine:
+        run = await engine.agents.send(LOCAL, text("please explain this invoice"))
+        assert run.workflow == "invoice"
+        assert run.route is not None
+        assert "fits 'invoice' best" in str(run.route["reason"])
+        found = await engine.agents.route(LOCAL, text("give me my money back"))
+        assert (found.agent, found.skill) == (None, "refund")
+    rules = [{"allow": "*"}, {"deny": "agents.*", "on": ["agent:refund"]}]
+    policy = PolicyFile.model_validate({"rules": rules})
+    async with serving(mesh_of(*flows, policies=(policy,))) as engine:
+        run = await engine.agents.send(LOCAL, text("give me my money back"))
+        assert run.state is RunState.REJECTED
+        assert run.error is not None
+        assert "'invoice' (its words do not fit)" in str(run.error["message"])
+        assert "refund" not in str(run.error)
