@@ -154,12 +154,13 @@ async def mesh(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-async def send(http: httpx.AsyncClient, **headers: str) -> str:
+async def send(http: httpx.AsyncClient, *twice: tuple[str, str], **headers: str) -> str:
     """The id of the task that a message begins."""
     message = {"messageId": "m1", "role": "ROLE_USER", "parts": [{"text": "hello"}], "metadata": {"skill": "tour"}}
     params = {"message": message, "configuration": {"returnImmediately": True}}
     body = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": params}
-    answer = (await http.post("/a2a", json=body, headers={"A2A-Version": "1.0", **headers})).json()
+    sent = [("A2A-Version", "1.0"), *headers.items(), *twice]
+    answer = (await http.post("/a2a", json=body, headers=sent)).json()
     assert "result" in answer, answer
     return str(answer["result"]["task"]["id"])
 
@@ -216,8 +217,9 @@ async def test_without_a_trace_nothing_is_sent(tmp_path: Path) -> None:
             outside.heard.clear()
             await run_of(http, await send(http))
             await run_of(http, await send(http, traceparent="00-0-0-00"))
+            await run_of(http, await send(http, ("traceparent", TRACED["traceparent"]), **TRACED))
             await call(http, "up.echo", {})
-        assert len(outside.heard) == 9
+        assert len(outside.heard) == 13
         assert {parent for _, parent, _ in outside.heard} == {""}
         assert "traceparent" not in outside.desk.metas[-1]
 

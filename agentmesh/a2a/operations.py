@@ -7,7 +7,7 @@ messages, whose types have been checked; answers are JSON in the protocol's spel
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,7 +34,6 @@ from agentmesh.core.push import PushConfig
 from agentmesh.core.question import questions
 from agentmesh.core.run import FROM_OUTSIDE, Run, RunEvent, RunState
 from agentmesh.core.store import RunFilter
-from agentmesh.core.trace import trace_of, traced
 from agentmesh.engine import Engine
 from agentmesh.engine.push import Push
 from agentmesh.errors import Conflict, InvalidInput, NotFound
@@ -320,9 +319,7 @@ class Operations:
             extensions=tuple(sorted(caller.requested)),
             idempotent=IDEMPOTENCY in caller.requested,
         )
-        trace = trace_of(context.state.get("headers") or {})
-        with traced(trace) if trace is not None else nullcontext():
-            return await self._engine.agents.send(caller.principal, sending)
+        return await self._engine.agents.send(caller.principal, sending)
 
     async def _follow_up(self, caller: Caller, wire: pb.Message) -> Run:
         """A message to a task: a signal, or the answer to what it asks; refused when it does neither."""
