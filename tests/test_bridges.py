@@ -158,6 +158,16 @@ async def test_what_an_agent_asks_is_asked_of_an_older_client_there_and_then() -
         assert "looking for it" in heard
 
 
+async def test_a_client_that_shows_no_forms_answers_by_a_tool() -> None:
+    """`runs.answer` is there where an agent elsewhere may ask."""
+    async with bridged(mesh(), sources=[MemoryPeer("far", asking)]) as on:
+        task = (await on.send({"text": "send it"}, agent="far"))["id"]
+        await on.until(task, "INPUT_REQUIRED")
+        await on.mcp.call("runs.answer", {"run": task, "value": {"answer": "number 7"}}, can={})
+        done = await on.until(task, "COMPLETED")
+        assert done["artifacts"][0]["parts"][0]["text"] == "sent number 7"
+
+
 async def test_cancelling_an_mcp_task_ends_the_agents_task() -> None:
     """By tasks/cancel; and an agent that cancels by itself cancels the MCP task."""
 

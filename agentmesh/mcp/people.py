@@ -1,9 +1,9 @@
 """The tools by which an MCP client takes a person's part: what runs ask, the answer, a signal, an end.
 
-They are offered under `runs.` when a workflow of the mesh can wait or ask, beside the mesh's own tools; a tool of the mesh that has
-one of the names keeps it. Like every tool they are listed and called as policies say (`tool:runs.answer`), and the run behind has
-its own say (`runs.answer`, `runs.read`, `runs.cancel`). Clients
-that can be asked are asked besides, by elicitation and by tasks.
+They are offered under `runs.` when a workflow of the mesh, or an agent elsewhere, can wait or ask, beside the mesh's own tools; a
+tool of the mesh that has one of the names keeps it. Like every tool they are listed and called as policies say
+(`tool:runs.answer`), and the run behind has its own say (`runs.answer`, `runs.read`, `runs.cancel`). Clients that can be asked are
+asked besides, by elicitation and by tasks.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class People:
         self._engine = engine
         self._guard = Guard(engine.mesh)
         self._tools: Mapping[str, Tool] = {}
-        self._revision = -1
+        self._seen: tuple[int, bool] = (-1, False)
         self._acts: Mapping[str, Callable[[Principal, Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {
             "runs.questions": self._questions, "runs.answer": self._answer, "runs.signal": self._signal,
             "runs.cancel": self._cancel,
@@ -91,13 +91,15 @@ class People:
     def tools(self) -> Mapping[str, Tool]:
         """Those that are offered, by name, as the files say now."""
         mesh = self._engine.mesh
-        if self._revision != mesh.revision:
-            found = {tool.name: tool for tool in TOOLS if tool.name not in mesh.tools} if _waits(mesh) else {}
+        seen = (mesh.revision, bool(self._engine.sources.peers()))
+        if self._seen != seen:
+            waits = seen[1] or _waits(mesh)  # an agent elsewhere may ask whatever it likes
+            found = {tool.name: tool for tool in TOOLS if tool.name not in mesh.tools} if waits else {}
             if taken := [tool.name for tool in TOOLS if tool.name in mesh.tools and found]:
                 log.warning(
                     "the mesh's own tools keep the names %s; those of AgentMesh are not offered", ", ".join(taken)
                 )
-            self._tools, self._revision = found, mesh.revision
+            self._tools, self._seen = found, seen
         return self._tools
 
     def list(self, principal: Principal) -> list[Tool]:

@@ -21,6 +21,7 @@ from agentmesh.core.server_file import ServerFile
 from agentmesh.core.tool import Tool, ToolCall, ToolResult
 from agentmesh.engine.changes import Changes
 from agentmesh.engine.meter import Meter
+from agentmesh.engine.sources import Sources
 from agentmesh.errors import (
     BudgetExceeded,
     InvalidInput,
@@ -130,6 +131,7 @@ class FakeEngine:
     tools: FakeTools
     meter: Meter = field(default_factory=Meter)
     changes: Changes = field(default_factory=Changes)
+    sources: Sources = field(default_factory=lambda: Sources((), Changes()))
     resources: Any = None
     """Of tests that ask for none."""
     prompts: Any = None
