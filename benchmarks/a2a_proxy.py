@@ -1,9 +1,9 @@
 """What does sending a message through the mesh cost over sending it to the agent itself?
 
 The agent is the SDK's own server with its tasks in memory, done at once; the mesh is `agentmesh serve` with an entry in `agents:` that
-names it, where each message is a durable run that is passed on, and whose task is kept. `wrk` sends messages over JSON-RPC, directly and
-through the mesh in turn, at 1 and at 32 at once, and the medians of the rounds stand. At 32 at once both processes and `wrk` keep every core of
-a small machine busy: p50 is 32 times the processor time of a message then, whoever uses it; that time stands beside it.
+names it, where each message is a durable run that is passed on, and whose task is kept. `wrk` sends messages over JSON-RPC, directly
+and through the mesh in turn, at 1 and at 32 at once, and the medians of the rounds stand. At 32 at once both processes and `wrk` keep
+every core of a small machine busy: p50 is 32 times the processor time of a message then, whoever uses it; that time stands beside it.
 
     python benchmarks/a2a_proxy.py [--rounds 5] [--seconds 3]
 """
