@@ -97,7 +97,15 @@ def check(port: int, path: str, said: str = "hello") -> None:
         raise Failed(f"the message was answered with {json.dumps(task)[:500]}")
 
 
-def wrk(server: Server, path: str, binding: str, at_once: int, seconds: float, metadata: str = "") -> dict[str, float]:
+def wrk(
+    server: Server,
+    path: str,
+    binding: str,
+    at_once: int,
+    seconds: float,
+    metadata: str = "",
+    method: str = "SendMessage",
+) -> dict[str, float]:
     """Sends messages to the agent at `path` for some seconds. `cpu_us`: processor time of the server for each."""
     port = server.ports[0]
     command = [
@@ -106,6 +114,7 @@ def wrk(server: Server, path: str, binding: str, at_once: int, seconds: float, m
     ]  # fmt: skip
     env = os.environ | {
         "BENCH_HOST": f"127.0.0.1:{port}", "BENCH_BINDING": binding, "BENCH_NAME": f"w{next(_NUMBERS)}",
+        "BENCH_METHOD": method,
     }  # fmt: skip
     if metadata:
         env["BENCH_META"] = metadata

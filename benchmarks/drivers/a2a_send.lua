@@ -1,8 +1,9 @@
 -- wrk: SendMessage of a short text again and again, each with a messageId of its own; prints what came of it as JSON.
--- BENCH_BINDING: rpc or rest. BENCH_NAME: what the ids begin with. BENCH_META: JSON of the message's metadata.
+-- BENCH_BINDING: rpc or rest. BENCH_METHOD: of JSON-RPC, when it is another. BENCH_NAME: what the ids begin with. BENCH_META: JSON of the message's metadata.
 local binding = os.getenv("BENCH_BINDING")
 local name = os.getenv("BENCH_NAME")
 local meta = os.getenv("BENCH_META")
+local method = os.getenv("BENCH_METHOD") or "SendMessage"
 local count = 0
 
 wrk.method = "POST"
@@ -15,7 +16,7 @@ function request()
   local message = '{"message":{"messageId":"' .. name .. "-" .. count
     .. '","role":"ROLE_USER","parts":[{"text":"hello"}]' .. (meta and (',"metadata":' .. meta) or "") .. "}}"
   if binding == "rpc" then
-    message = '{"jsonrpc":"2.0","id":' .. count .. ',"method":"SendMessage","params":' .. message .. "}"
+    message = '{"jsonrpc":"2.0","id":' .. count .. ',"method":"' .. method .. '","params":' .. message .. "}"
   end
   return wrk.format(nil, nil, nil, message)
 end
