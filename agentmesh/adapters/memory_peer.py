@@ -116,6 +116,8 @@ class MemoryPeer(ToolsOnly):
         """The same, but nobody has noticed yet: it counts as up."""
         self.mute = 0
         """So many answers are lost after what was asked is done."""
+        self.lingers = False
+        """Its task shows a question for a moment after it was answered."""
         self.lists = True
         """Whether it finds tasks by the message that began them."""
         self.calls: list[PeerCall] = []
@@ -225,7 +227,8 @@ class MemoryPeer(ToolsOnly):
                 raise Conflict(f"task {task.id} has ended")
             task.history.append(message)
             task.answers.append(message)
-            task.state = "TASK_STATE_WORKING"
+            if not self.lingers:
+                task.state = "TASK_STATE_WORKING"
             task.answered.set()
             return task
         if self._agent.idempotent:

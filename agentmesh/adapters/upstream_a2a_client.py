@@ -190,12 +190,13 @@ class PeerClient:
 
     async def reach(self) -> None:
         """Makes sure that the interface in use is there, or finds another. NotSent."""
-        for interface in tuple(self._usable):
+        for interface, last in self._turns():
             try:
                 wire = await self._wire(interface)
                 await wire.reach()
             except (NotSent, Unusable) as error:
-                if not self._pass_over(interface, error):
+                self._pass_over(interface, error)
+                if last:
                     raise
             else:
                 return
@@ -208,17 +209,20 @@ class PeerClient:
         return Ask(asked, headers, TIME if call.timeout is None else call.timeout, call.timeout or IDLE)
 
     async def _one(self, method: Method, params: Json, ask: Ask) -> Any:
-        for interface in tuple(self._usable):
+        for interface, last in self._turns():
             try:
                 wire = await self._wire(interface)
                 return await wire.ask(method, params, ask)
             except (NotSent, Unusable) as error:
-                if not self._passes(method, error) or not self._pass_over(interface, error):
+                if not self._passes(method, error):
                     raise
-        raise AssertionError("unreachable")
+                self._pass_over(interface, error)
+                if last:
+                    raise
+        raise AssertionError("a client has an interface")
 
     async def _stream(self, method: Any, params: Json, ask: Ask) -> AsyncGenerator[Json, None]:
-        for interface in tuple(self._usable):
+        for interface, last in self._turns():
             begun = False
             try:
                 wire = await self._wire(interface)
@@ -228,8 +232,15 @@ class PeerClient:
                         yield event
                 return
             except (NotSent, Unusable) as error:
-                if begun or not self._passes(method, error) or not self._pass_over(interface, error):
+                if begun or not self._passes(method, error):
                     raise
+                self._pass_over(interface, error)
+                if last:
+                    raise
+
+    def _turns(self) -> list[tuple[Interface, bool]]:
+        """The interfaces in the order in which they are tried now, each with whether it is the last."""
+        return [(one, one is self._usable[-1]) for one in self._usable]
 
     def _passes(self, method: str, error: Exception) -> bool:
         """Whether another interface may do what this one did not: a method that many agents leave out says nothing about the rest."""
@@ -237,15 +248,12 @@ class PeerClient:
             isinstance(error, NotOffered) and method in {"ListTasks", "GetExtendedAgentCard", "SubscribeToTask"}
         )
 
-    def _pass_over(self, interface: Interface, error: Fail | NotSent) -> bool:
-        """Puts an interface behind the others; whether there is another that was not tried."""
+    def _pass_over(self, interface: Interface, error: Fail | NotSent) -> None:
+        """Puts an interface behind the others."""
         rest = [one for one in self._usable if one != interface]
-        if not rest:
-            return False
-        if self._usable[0] == interface:
+        if rest and self._usable[0] == interface:
             self._usable = [*rest, interface]
             self._told(f"{interface.title} at {interface.url} cannot be used ({error.message}); trying {rest[0].title}")
-        return True
 
     async def _wire(self, interface: Interface) -> Wire:
         wire = self._wires.get(interface)

@@ -22,7 +22,7 @@ from agentmesh.core.store import RunFilter
 from agentmesh.engine.attempts import Attempt
 from agentmesh.engine.conversation import text_of_parts
 from agentmesh.engine.relay_told import STATES, PeerTaskFailed, Told
-from agentmesh.engine.relayed import questions_of
+from agentmesh.engine.relayed import Asked
 from agentmesh.errors import (
     Conflict,
     Declined,
@@ -50,6 +50,8 @@ CANCEL_TIME: Final = 5.0
 """Seconds that an agent gets to hear that its task is cancelled."""
 SENDS: Final = 4
 """Times that one message is sent to an agent for which the same message twice is one task."""
+UNHEARD: Final = 30.0
+"""Seconds after an answer for which a task may still show the question; then it is asked again."""
 ROUNDS: Final = 100
 """Questions that one task may ask."""
 
@@ -136,6 +138,7 @@ class _Relay:
     async def _go(self) -> JSON:
         told = self._told
         if told.task is not None:
+            self._remember_answers()
             await told.take_task(await self._get())
         else:
             if self._a.resumed:
@@ -144,9 +147,10 @@ class _Relay:
                 await self._first()
         while not told.replied:
             await self._follow()
-            if told.state is not RunState.INPUT_REQUIRED:
+            asked = told.asks
+            if asked is None:
                 break
-            await self._ask()
+            await self._ask(asked)
         self._run.elsewhere.pop(self._path, None)
         return told.output()
 
@@ -274,8 +278,11 @@ class _Relay:
     async def _follow(self) -> None:
         """Until the task has ended, or asks."""
         told, patience = self._told, _Patience(self._run.bench.clock)
-        look = FIRST_LOOK
+        look, since = FIRST_LOOK, self._run.bench.clock()
         while not told.settled:
+            if told.state is RunState.INPUT_REQUIRED and self._run.bench.clock() - since > UNHEARD:
+                told.answered.clear()  # it asks as before: the answer was none to it
+                return
             try:
                 await self._stream()
                 if told.settled:
@@ -349,16 +356,12 @@ class _Relay:
 
     # Asking
 
-    async def _ask(self) -> None:
+    async def _ask(self, asked: Asked) -> None:
         """Puts what the task asks to whoever may answer, durably; sends the answer on."""
         run, told = self._run, self._told
-        while (known := run.recorded.get(self._question())) is not None and known.state is StepState.COMPLETED:
-            self._asked += 1
         if self._asked >= ROUNDS:
             raise PeerTaskFailed(f"task {told.task} of {told.peer} asked more than {ROUNDS} questions")
         path = self._question()
-        task = await self._get()
-        asked = questions_of(task)
         try:
             answer = await run.ask(
                 path, 1, kind="input", verb="agent", ask=asked.words, show=asked.show, form=asked.form,
@@ -370,14 +373,20 @@ class _Relay:
                 raise
             parts = [{"data": {"approved": False}}]
         ident = f"{self._a.key}/ask[{self._asked}]"
-        if ident in _history(task):
-            told.state = None  # it was sent before a crash
-        else:
+        told.answered.add(asked.mark)
+        if not self._a.resumed or ident not in _history(await self._get()):  # else it was sent before a crash
             reply = {"role": "ROLE_USER", "taskId": told.task, "parts": parts, "metadata": asked.metadata}
             await self._answer(ident, reply | ({"contextId": told.context} if told.context else {}))
-        await run.journal.write(Entry(Kind.STEP_COMPLETED, path, 1, {"verb": "agent", "output": {"sent": ident}}))
-        run.remember(path, {"sent": ident})
+        output = {"sent": ident, "mark": asked.mark}
+        await run.journal.write(Entry(Kind.STEP_COMPLETED, path, 1, {"verb": "agent", "output": output}))
+        run.remember(path, output)
         self._asked += 1
+
+    def _remember_answers(self) -> None:
+        """The questions that were answered before this attempt was taken up."""
+        while (known := self._run.recorded.get(self._question())) is not None and known.state is StepState.COMPLETED:
+            self._told.answered.add(str((known.output or {}).get("mark", "")))
+            self._asked += 1
 
     async def _answer(self, ident: str, reply: dict[str, Any]) -> None:
         """Sends an answer, until it is known that the agent has it."""

@@ -10,7 +10,7 @@ from agentmesh.core.content import Block, value_of
 from agentmesh.core.run import JSON, Entry, Kind, RunState
 from agentmesh.engine.attempts import Attempt
 from agentmesh.engine.conversation import text_of_parts
-from agentmesh.engine.relayed import Made, blocks_of
+from agentmesh.engine.relayed import Asked, Made, blocks_of, question_of
 from agentmesh.errors import Fail
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class Told:
         self._made = Made(run.run.artifacts if self.root else {})
         self._last: Json = {}
         """The Task as far as it was told whole."""
+        self._message: Json = {}
+        """Of its status."""
+        self.answered: set[str] = set()
+        """Marks of questions that were answered: an agent may take a moment before it says something else."""
         recorded = run.recorded.get(self._path)
         if a.resumed and recorded is not None and recorded.task is not None:
             self.peer = str(recorded.task["peer"])
@@ -68,8 +72,16 @@ class Told:
 
     @property
     def settled(self) -> bool:
-        """Whether it has ended, or waits for input."""
-        return self.state is not None and (self.state.terminal or self.state is RunState.INPUT_REQUIRED)
+        """Whether it has ended, or asks what it was not answered yet."""
+        return self.state is not None and (self.state.terminal or self.asks is not None)
+
+    @property
+    def asks(self) -> Asked | None:
+        """What it asks now and was not answered."""
+        if self.state is not RunState.INPUT_REQUIRED:
+            return None
+        asked = question_of(self._message)
+        return None if asked.mark in self.answered else asked
 
     async def take(self, event: Json) -> None:
         """One StreamResponse."""
@@ -121,6 +133,7 @@ class Told:
     async def _take_status(self, status: Json) -> None:
         state = STATES.get(str(status.get("state")), RunState.WORKING)
         message = status.get("message") or None
+        self._message = message or {}
         mark = _mark(state.value, message)
         before, self.state = self.state, state
         if mark == self._said:

@@ -105,6 +105,8 @@ class Asked:
     """What a task asks."""
 
     words: str
+    mark: str
+    """Tells it from any other question of the task."""
     show: JSON = None
     form: Mapping[str, Any] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -128,9 +130,8 @@ _OPEN: Final = {"type": "object", "properties": {"answer": {"type": "string", "t
 """The form of a question in words."""
 
 
-def questions_of(task: Json) -> Asked:
-    """What a task that waits for input asks: a mesh's one question as it is, of others their words."""
-    message = (task.get("status") or {}).get("message") or {}
+def question_of(message: Json) -> Asked:
+    """What a task that waits for input asks by its status message: a mesh's one question as it is, of others their words."""
     parts: Sequence[Json] = message.get("parts") or ()
     asked = [
         part["data"]["question"]
@@ -140,12 +141,12 @@ def questions_of(task: Json) -> Asked:
     words = text_of_parts(parts)[:_WORDS] or "The agent needs more to go on."
     if len(asked) != 1 or not isinstance(asked[0].get("id"), str):
         files = [part for part in parts if "text" not in part]
-        return Asked(words, files or None, _OPEN)
+        return Asked(words, f"{message.get('messageId', '')} {words}", files or None, _OPEN)
     question = asked[0]
     approval = question.get("kind") == "approval"
     form = question.get("form")
     return Asked(
-        str(question.get("ask") or words)[:_WORDS], question.get("show"),
+        str(question.get("ask") or words)[:_WORDS], f"{question['id']} {question.get('digest')}", question.get("show"),
         _loosened(form) if isinstance(form, Mapping) else {"type": "object", "properties": {}} if approval else _OPEN,
         {_ANSWER: {"question": question["id"], "digest": str(question.get("digest") or "")}}, approval,
     )  # fmt: skip

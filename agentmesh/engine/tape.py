@@ -82,8 +82,9 @@ class Tape(Journal):
                 self._until[entry.path, entry.attempt] = entry.payload.get("until")
 
     async def write(
-        self, *entries: Entry, wait: bool = False, hold: bool = False, put: Mapping[tuple[str, str], Any] | None = None
-    ) -> None:
+        self, *entries: Entry, wait: bool = False, hold: bool = False, put: Mapping[tuple[str, str], Any] | None = None,
+        patient: bool = False,
+    ) -> None:  # fmt: skip
         for entry in entries:
             await self._write(entry)
 

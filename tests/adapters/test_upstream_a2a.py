@@ -332,3 +332,19 @@ async def test_a_call_that_finds_it_down_has_it_looked_at_at_once() -> None:
             assert source.health().state == "down"
             with anyio.fail_after(10):
                 await slept.wait()  # that look failed too, and the next comes after a short pause
+
+
+async def test_an_agent_whose_every_interface_is_away_cannot_be_reached() -> None:
+    """NotSent, however many it has and however often it is asked: nothing was sent to any of them."""
+    nobody = "http://127.0.0.1:9"
+    ways = [("JSONRPC", "1.0"), ("HTTP+JSON", "1.0"), ("JSONRPC", "0.3")]
+    shown = card(*(interface(f"{nobody}/{n}", binding, version) for n, (binding, version) in enumerate(ways)))
+    async with PeerHttp(nobody, None) as http:
+        client = PeerClient(card_of(shown), http, address=f"{nobody}{WELL_KNOWN}", token=None)
+        for _ in range(3):
+            with pytest.raises(NotSent):
+                await client.get("t", CALL)
+            with pytest.raises(NotSent):
+                await anext(client.send(message("hi"), CALL))
+            with pytest.raises(NotSent):
+                await client.reach()

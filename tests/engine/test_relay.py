@@ -114,6 +114,31 @@ async def test_what_the_task_asks_is_a_question_of_the_run(*, streaming: bool) -
         assert len(peer.tasks) == 1
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_a_question_that_is_still_shown_is_not_asked_twice(*, streaming: bool) -> None:
+    """An agent may take a moment after an answer; the same words a second time are a question of their own."""
+
+    async def act(task: MemoryTask) -> None:
+        for _ in range(2):
+            await task.ask("Which one?")
+            for _ in range(50):
+                await anyio.lowlevel.checkpoint()
+        task.artifact("answer", {"text": "done"})
+
+    peer = MemoryPeer("billing", act, streaming=streaming)
+    peer.lingers = True
+    async with with_peers(peer) as engine:
+        run = await engine.agents.send(LOCAL, say("send it"))
+        for number in range(2):
+            question = f"task/ask[{number}]#1"
+            async for event in engine.runs.watch(LOCAL, run.id):
+                if event.run.state is RunState.INPUT_REQUIRED and [q.id for q in questions(event.run)] == [question]:
+                    break
+            await engine.runs.answer(LOCAL, run.id, question=question, value={"answer": str(number)})
+        run = await until(engine, run, RunState.COMPLETED)
+        assert [message["parts"][0]["text"] for message in peer.sent] == ["send it", "0", "1"]
+
+
 async def test_cancelling_reaches_the_agent_first() -> None:
     """And an agent that will not stop leaves the run as it was."""
 

@@ -25,9 +25,10 @@ T = TypeVar("T")
 class Served:
     """A server on a mesh folder. `start` and `kill` as often as a test likes; leaving ends it."""
 
-    def __init__(self, folder: Path, *, store: str | None = None, **environ: str) -> None:
-        """`store`: overrides the folder's. Two servers on one folder need a PostgreSQL and a folder each."""
+    def __init__(self, folder: Path, *, store: str | None = None, port: int = 0, **environ: str) -> None:
+        """`store`: overrides the folder's. Two servers on one folder need a PostgreSQL and a folder each. `port`: 0 is another at each start."""
         self.folder = folder
+        self._port = port
         self._environ = {**os.environ, "PYTHONPATH": str(ROOT), "AGENTMESH_LOG": "warning", **environ}
         if store is not None:
             self._environ["AGENTMESH_STORE"] = store
@@ -61,7 +62,7 @@ class Served:
         state.unlink(missing_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agentmesh", "serve", "--no-models", "--port", "0"],
+                [sys.executable, "-m", "agentmesh", "serve", "--no-models", "--port", str(self._port)],
                 cwd=self.folder, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, preexec_fn=before,  # noqa: PLW1509 - a system call, when a test asks for it
             )  # fmt: skip
