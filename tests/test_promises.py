@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "promises.md").read_text()
-NAMED = re.findall(r"\[`(tests/[a-z_/]+\.py)::([a-z_0-9]+)`\]\(\.\./([^)]+)\)", PAGE)
+NAMED = re.findall(r"\[`(tests/[a-z0-9_/]+\.py)::([a-z_0-9]+)`\]\(\.\./([^)]+)\)", PAGE)
 
 
 def _functions(file: Path) -> set[str]:

@@ -17,7 +17,7 @@ _ASKING = (*ACTING, "llm")
 _BELONGS = {
     "steps": ("map", "loop"),
     "else": ("switch",),
-    "output": ("python", "http"),
+    "output": ("python", "http", "agent"),
     "with": ("tool", "python", "workflow", "sql"),
     "on": ("python",),
     "effect": _ASKING,

@@ -70,6 +70,12 @@ class VerbChecker(OutputChecker):
                 self.template((*at, "skill"), scope.names, facts=scope.facts)
                 self.fault((*at, "skill"), f"a skill chosen by an expression is {NOT_BUILT}; use a switch")
             return step.output if step.output is not None and self.schema((*path, "output")) else DYN
+        if step.output is not None:
+            self.fault(
+                (*path, "output"),
+                "a skill of this mesh has its workflow's `output_schema`; `output` is for a peer's",
+                key=True,
+            )
         skills = self.world.mesh.skills
         if agent.skill is None:
             self.fault(at, "'skill' is missing", key=True)

@@ -271,7 +271,7 @@ class Step(Part):
     idempotent: bool | None = None
     """Of a write: doing it twice is doing it once, so that it may be tried again by itself."""
     output: dict[str, Any] | None = None
-    """JSON Schema of a `python` step's result, or of an `http` step's `body`; checked, and what later expressions see."""
+    """JSON Schema of a `python` step's result, of an `http` step's `body`, or of what a peer answers; checked, and what later steps see."""
     cache: Literal[True] | Cache | None = None
     """The same question is not asked twice: the key is the model and its weights' revision, sampling, schema and the filled-in prompt,
     or the tool and its arguments. Of reads only."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agentmesh.engine.execution import Execution
 
 Scope = dict[str, JSON]
-_WITH_SCHEMA = ("llm", "python")
+_WITH_SCHEMA = ("llm", "python", "agent")
 """Verbs whose output schema is that of the whole output."""
 
 
@@ -195,7 +195,7 @@ class _Course:
         return [*now, *(v for v in recorded if v.get("validator") not in FREE)]
 
     def _verdicts(self, output: JSON) -> list[dict[str, JSON]]:
-        schema = self._step.output if self._facts.verb == "python" else None
+        schema = self._step.output if self._facts.verb in ("python", "agent") else None
         if self._step.llm is not None and self._step.llm.output is not None:
             schema = render_schema(self._step.llm.output, self._scope)
         return [v.to_json() for v in check_output(self._facts.free, output, self._scope, schema=schema)]

@@ -261,7 +261,7 @@ async def agent(run: Execution, a: Attempt) -> Done:
     spec = a.step.agent
     assert spec is not None
     if spec.peer is not None:
-        return Done(await _peer(run, a, spec))
+        return Done(await _peer(run, a, spec), schema=a.step.output)
     assert spec.skill is not None
     name = run.definition.skills[spec.skill]
     content = render(spec.message, a.scope)

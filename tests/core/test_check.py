@@ -99,7 +99,7 @@ def flow(steps: str, *, head: str = "") -> dict[str, str]:
         ("- {id: a, llm: {prompt: x, output: {$ref: 'https://example.com/s.json'}}}", "would be fetched"),
         ("- {id: a, llm: {prompt: x}, validate: [{grounded: [output]}, {ensure: 'output.x'}]}", "output is text, it has no 'x'"),
         ("- {id: a, llm: {prompt: x}, validate: [{grounded: [ouput]}]}", "unknown name 'ouput'; did you mean 'output'?"),
-        ("- {id: a, set: 1, output: {type: object}}", "`output` belongs to python and http steps"),
+        ("- {id: a, set: 1, output: {type: object}}", "`output` belongs to python and http and agent steps"),
         ("- {id: a, set: '${{ secrets.KEY }}'}", "a secret may stand only in"),
         ("- {id: a, set: {'${{ input.text }}': 1}}", "may not stand in a key"),
         ("- {id: a, sett: 1}", "unknown key 'sett'; did you mean 'set'?"),

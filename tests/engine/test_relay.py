@@ -325,6 +325,23 @@ async def test_a_step_of_a_workflow_asks_an_agent_elsewhere() -> None:
         assert peer.sent[0]["metadata"]["skill"] == "ask"
 
 
+@pytest.mark.parametrize(("made", "state"), [({"sum": 12}, RunState.COMPLETED), ({"sum": "a lot"}, RunState.FAILED)])
+async def test_what_an_agent_elsewhere_answers_is_held_to_the_steps_schema(made: Any, state: RunState) -> None:
+    """Before anything is done with it."""
+
+    async def act(task: MemoryTask) -> None:
+        task.artifact("answer", {"data": made})
+
+    schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
+    asks = workflow("asks", {"id": "bill", "agent": {"peer": "billing", "message": "x"}, "output": schema})
+    async with with_peers(MemoryPeer("billing", act), workflows=(asks,)) as engine:
+        run = await until(
+            engine, await engine.runs.start(LOCAL, "asks", {"text": "x"}), RunState.COMPLETED, RunState.FAILED
+        )
+        assert run.state is state
+        assert state is RunState.COMPLETED or "must be integer" in str(run.error)
+
+
 async def test_a_skill_of_an_agent_elsewhere_is_a_tool_whose_call_is_a_run() -> None:
     """Durable like any other, and found under its run's id."""
     peer = MemoryPeer("billing", echo)

@@ -26,7 +26,7 @@ class Served:
     """A server on a mesh folder. `start` and `kill` as often as a test likes; leaving ends it."""
 
     def __init__(self, folder: Path, *, store: str | None = None, port: int = 0, **environ: str) -> None:
-        """`store`: overrides the folder's. Two servers on one folder need a PostgreSQL and a folder each. `port`: 0 is another at each start."""
+        """`store`: overrides the folder's. Two servers on one folder need a PostgreSQL and a folder each. `port`: 0: any."""
         self.folder = folder
         self._port = port
         self._environ = {**os.environ, "PYTHONPATH": str(ROOT), "AGENTMESH_LOG": "warning", **environ}
