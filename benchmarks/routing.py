@@ -4,7 +4,8 @@ Quality: 170 messages that people might write, over 126 skills of 25 agents (rou
 none of them is for. Weights, weak words and the floor were set on every other one; what goes wrong in the rest was never looked at. 40
 more messages, and 6 more agents (routing_fresh.yaml), were written when weights and floor were finished. Words of one meaning were added
 once more after the totals of both were known, without looking at what goes wrong in them, so neither is strictly held out. All agents,
-messages and words are by the same authors: a measure of change, not a promise for others' cards. A message counts as right when the right skill takes it, and as rejected when nobody does.
+messages and words are by the same authors: a measure of change, not a promise for others' cards. A message counts as right when the right
+skill takes it, and as rejected when nobody does.
 
 Speed: one choice among 1,000 agents with 10 skills each (drivers/many_agents.py), with the index warm; goal: a median under 2 ms. Beside
 it rank-bm25 in an environment of its own with the same texts, and a plain loop over all skills, in the same run.

@@ -55,7 +55,10 @@ ADDRESS: dict[str, tuple[tuple[str, ...], str]] = {
         "the MCP SDK's HTTP client does not leak past it",
     ),
     "a2a": (("a2a/", "adapters/upstream_a2a"), "A2A's types stop at its edge"),
-    "grpc": (("a2a/", "adapters/upstream_a2a"), "gRPC is a binding of A2A, spoken by its edge and by the client of its peers"),
+    "grpc": (
+        ("a2a/", "adapters/upstream_a2a"),
+        "gRPC is a binding of A2A, spoken by its edge and by the client of its peers",
+    ),
     "sqlalchemy": (("adapters/sql/",), "SQL stands in one folder, behind core's Store"),
     "alembic": (("adapters/sql/",), "SQL stands in one folder, behind core's Store"),
     "ray": (tuple(f"adapters/{name}" for name in RAY), "the server process never imports ray"),

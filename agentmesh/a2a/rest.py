@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -76,7 +77,6 @@ ROUTES: Final[tuple[Row, ...]] = (
 )  # fmt: skip
 """Method, what the path's groups are, path, message, operation (section 11.3; a2a.proto has SubscribeToTask as GET, 5.3 as POST)."""
 NEEDS_BODY: Final = frozenset({pb.SendMessageRequest, pb.TaskPushNotificationConfig})
-STREAMING: Final = (":stream", ":subscribe")
 
 
 class NothingHere(Exception):
@@ -138,7 +138,7 @@ class Rest:
             request = await at_leisure(size, partial(read_params, given, model))
         for name, value in zip(names, match.groups(), strict=True):
             setattr(request, name, value)
-        if path.endswith(STREAMING):
+        if inspect.isasyncgenfunction(operation):
             return await streamed(operation(request, context), context, self._streams, _as_it_is, rest_error)
         result = await operation(request, context)
         return Answer({} if result is None else result, headers=activated(context), media=A2A_TYPE)

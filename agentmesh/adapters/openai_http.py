@@ -134,7 +134,9 @@ class OpenAiHttp:
         try:
             with anyio.fail_after(timeout):
                 async with self._limits[model]:
-                    for body, count in embedding_bodies(model if known.deploy is not None else known.model or model, texts):
+                    for body, count in embedding_bodies(
+                        model if known.deploy is not None else known.model or model, texts
+                    ):
                         found += vectors_of(model, await self._embedded(model, known, body, timeout), count)
         except TimeoutError:
             raise ModelUnavailable(f"model {model!r} did not make embeddings within {timeout:g} s") from None

@@ -23,13 +23,16 @@ async def events(parts: AsyncIterator[bytes], limit: int = ANSWER_LIMIT) -> Asyn
     data: list[bytes] = []
     ident: str | None = None
     retry: float | None = None
-    size = 0
+    size = idle = 0
     async for line in _lines(parts, limit):
+        idle += len(line) + 1
+        if idle > 2 * limit:
+            raise Oversized(f"{2 * limit // 1024 // 1024} MB without an event")
         if line:
             field, _, value = line.partition(b":")
             value = value.removeprefix(b" ")
             if field == b"data":
-                size += len(value)
+                size += len(value) + 1
                 if size > limit:
                     raise Oversized(f"an event of more than {limit // 1024 // 1024} MB")
                 data.append(value)
@@ -39,7 +42,7 @@ async def events(parts: AsyncIterator[bytes], limit: int = ANSWER_LIMIT) -> Asyn
                 retry = int(value) / 1000
         elif data or ident is not None or retry is not None:
             yield Event(b"\n".join(data), ident, retry)
-            data, ident, retry, size = [], None, None, 0
+            data, ident, retry, size, idle = [], None, None, 0, 0
 
 
 async def _lines(parts: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:

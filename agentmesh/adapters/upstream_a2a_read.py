@@ -45,7 +45,7 @@ def task(value: Any) -> Json:
 def status(value: Any) -> Json:
     found = _object(value, "the status of the task")
     state = found.get("state")
-    if state not in STATES:
+    if not isinstance(state, str) or state not in STATES:
         raise Fail(f"the agent answered with what cannot be read: {str(state)[:60]!r} is no state of a task")
     read: dict[str, Any] = {"state": state}
     if found.get("message") is not None:
@@ -60,7 +60,7 @@ def message(value: Any) -> Json:
     """Schema `Message`."""
     found = _object(value, "the message")
     role = found.get("role", "ROLE_AGENT")
-    if role not in {"ROLE_AGENT", "ROLE_USER"}:
+    if role not in ("ROLE_AGENT", "ROLE_USER"):
         raise Fail(f"the agent answered with what cannot be read: {str(role)[:60]!r} is no role")
     read: dict[str, Any] = {
         "messageId": _id(found, "messageId", "the message"), "role": role, "parts": [part(one) for one in _list(found, "parts")],

@@ -22,7 +22,7 @@ from agentmesh.core.run import JSON, Entry, Kind, Run, RunState
 from agentmesh.core.store import RunFilter, RunPage, Store
 from agentmesh.engine.conversation import context_of, data_of_parts, earlier_messages
 from agentmesh.engine.definitions import TASK, Definitions
-from agentmesh.engine.guard import Guard
+from agentmesh.engine.guard import Guard, resource_of
 from agentmesh.engine.media import check_modes
 from agentmesh.engine.replies import reply_of
 from agentmesh.engine.routing import NoAgent, Router
@@ -167,6 +167,7 @@ class Agents:
     async def cancel_task(self, principal: Principal, run_id: str, *, agent: str | None = None) -> Run:
         """Cancels and waits a moment for the end. Conflict when it has ended already, or the agent that does it will not stop."""
         run = await self.get_task(principal, run_id, agent=agent)
+        self._guard.authorize(principal, Action("runs.cancel", resource_of(run.workflow)))
         step = run.steps.get(TASK)
         if not run.state.terminal and run.workflow.startswith(PEER) and step is not None and step.task is not None:
             await self._cancel_elsewhere(principal, str(step.task["peer"]), str(step.task["task"]))
@@ -219,7 +220,9 @@ class Agents:
                 allowed=lambda skill: self._guard.allows(principal, Action("agents.send", resource_of_skill(skill), about)),
             )  # fmt: skip
         except NotFound:  # a skill that the caller may not use is told like one that is nowhere
-            raise self._no_skill(str(named), [skill.id for agent in self.agents(principal) for skill in agent.skills]) from None
+            raise self._no_skill(
+                str(named), [skill.id for agent in self.agents(principal) for skill in agent.skills]
+            ) from None
 
     def _known_elsewhere(self) -> tuple[tuple[Agent, ...], frozenset[str]]:
         agents = tuple(a for peer in self._sources.peers().values() if (a := peer.agent()) is not None)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
+
 from agentmesh.core.model import Usage
 from agentmesh.core.run import JSON, Entry, Kind, StepState, usage_from_json
 from agentmesh.core.store import Store
@@ -103,6 +105,7 @@ class Journal:
         self._epoch = epoch
         self._later = later
         self._unhurried = unhurried or later
+        self._turn = anyio.Lock(fast_acquire=True)
         self._held: list[Entry] = []
         self._held_puts: dict[tuple[str, str], Any] = {}
         self.usage = Usage()
@@ -140,12 +143,13 @@ class Journal:
     async def flush(self, *, wait: bool = False) -> None:
         if not self._held and not self._held_puts and not wait:
             return
-        entries, self._held = self._held, []
-        for entry in entries:
-            if entry.kind is Kind.STEP_ATTEMPT:
-                self.usage += usage_from_json(entry.payload.get("usage"))
-        puts, self._held_puts = self._held_puts, {}
-        await self._store.append(self._run_id, self._epoch, entries, put=puts or None, wait=wait)
+        async with self._turn:  # a store may take long over one batch, and must not be given the next one first
+            entries, self._held = self._held, []
+            for entry in entries:
+                if entry.kind is Kind.STEP_ATTEMPT:
+                    self.usage += usage_from_json(entry.payload.get("usage"))
+            puts, self._held_puts = self._held_puts, {}
+            await self._store.append(self._run_id, self._epoch, entries, put=puts or None, wait=wait)
 
 
 def spent(entries: Iterable[Entry]) -> tuple[int, float]:

@@ -200,6 +200,8 @@ class _Course:
         if follows.due:
             await run.wait_until(min(follows.due, run.bench.clock() + follows.delay))
         cut_off, self._cut_off = self._cut_off, False
+        if run.epoch > 1 and follows is _FIRST and not self.recorded.attempts and run.run.workflow.startswith(PEER):
+            cut_off = True  # whoever had the run before may have sent its message without a word in the journal
         if not made or follows is not _FIRST:
             self._number += 1
             why = Why.RESUME if cut_off else follows.why

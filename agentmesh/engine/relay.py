@@ -8,6 +8,7 @@ fails, saying so, when that cannot be found out.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -20,7 +21,7 @@ from agentmesh.core.policy import Action
 from agentmesh.core.run import JSON, Entry, Kind, RunState, StepState
 from agentmesh.core.store import RunFilter
 from agentmesh.engine.attempts import Attempt
-from agentmesh.engine.conversation import text_of_parts
+from agentmesh.engine.conversation import data_of_parts, text_of_parts
 from agentmesh.engine.relay_told import STATES, PeerTaskFailed, Told
 from agentmesh.engine.relayed import Asked
 from agentmesh.errors import (
@@ -192,14 +193,18 @@ class _Relay:
             left = [{"agent": agent, "skill": one} for agent, one in others]
             route = {"agent": name, "skill": skill, "reason": reason, "score": 0.0, "others": left}
             told.peer, self._skill, told.context = name, skill, None
-            await self._run.journal.write(Entry(Kind.RUN_ROUTED, payload=route))
+            await self._run.journal.write(Entry(Kind.RUN_ROUTED, payload=route), wait=True)
             return True
         return False
 
     def _may_send(self, name: str, skill: str | None) -> bool:
         resource = f"agent:{name}.{skill}" if skill else f"agent:{name}"
         try:
-            self._run.authorize(Action("agents.send", resource, {"text": text_of_parts(self._parts), "data": None}))
+            self._run.authorize(
+                Action(
+                    "agents.send", resource, {"text": text_of_parts(self._parts), "data": data_of_parts(self._parts)}
+                )
+            )
         except PolicyDenied:
             return False
         return True
@@ -309,6 +314,8 @@ class _Relay:
                         return
         except Conflict:
             pass  # it has ended meanwhile
+        except NotFound:
+            self._silent = True  # it may have no stream for it in this process; only GetTask knows what there is
         except Retry as error:
             log.info("%s broke off the stream of task %s: %s", told.peer, told.task, error.message)
         except Fail as error:
@@ -361,11 +368,17 @@ class _Relay:
         run, told = self._run, self._told
         if self._asked >= ROUNDS:
             raise PeerTaskFailed(f"task {told.task} of {told.peer} asked more than {ROUNDS} questions")
+        subject = f"{PEER}{told.peer}#{hashlib.sha256(asked.mark.encode()).hexdigest()[:12]}"
+        # An answer is for the question that was shown: another one of the task gets a number of its own.
+        while (known := run.recorded.get(self._question())) is not None and (
+            known.waiting is not None and known.waiting.payload.get("subject") != subject
+        ):
+            self._asked += 1
         path = self._question()
         try:
             answer = await run.ask(
                 path, 1, kind="input", verb="agent", ask=asked.words, show=asked.show, form=asked.form,
-                subject=f"{PEER}{told.peer}",
+                subject=subject,
             )  # fmt: skip
             parts = asked.parts_of(answer.value)
         except Declined:

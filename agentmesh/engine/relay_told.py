@@ -67,7 +67,8 @@ class Told:
             self.peer = str(recorded.task["peer"])
             self.task, self.context = str(recorded.task["task"]), recorded.task.get("context")
             said = run.run.said or {}
-            self._said = _mark(str(said.get("state", "")), said.get("message"))
+            if said.get("state") != RunState.AUTH_REQUIRED.value:  # which the run's state has to say again
+                self._said = _mark(str(said.get("state", "")), said.get("message"))
             run.elsewhere[self._path] = (self.peer, self.task)
 
     @property

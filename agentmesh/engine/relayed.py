@@ -19,6 +19,8 @@ from agentmesh.errors import Fail
 LARGEST: Final = 16 * 1024 * 1024
 """Bytes of JSON that the artifacts of one task may have together."""
 ARTIFACTS: Final = 1000
+PARTS: Final = 10_000
+"""Of all artifacts of a task: whoever folds the journal copies an artifact at each piece of it."""
 _ANSWER: Final = "urn:agentmesh:a2a:answer:1"
 """Key in a message's metadata by which an answer to a mesh names its question."""
 _WORDS: Final = 4000
@@ -29,6 +31,7 @@ class Made:
 
     def __init__(self, known: Mapping[str, Json]) -> None:
         self._artifacts: dict[str, dict[str, Any]] = {ident: dict(artifact) for ident, artifact in known.items()}
+        self._pieces = sum(len(one.get("parts") or ()) for one in self._artifacts.values())
         self._size = sum(len(write_json(one)) for one in self._artifacts.values())
 
     def has(self, artifact: Json) -> bool:
@@ -47,10 +50,10 @@ class Made:
             if known is not None:
                 self._size -= len(write_json(known))
             self._artifacts[ident] = dict(artifact)
-        if self._size > LARGEST or len(self._artifacts) > ARTIFACTS:
-            raise Fail(
-                f"the task made more than {LARGEST // 1024 // 1024} MB, or {ARTIFACTS} artifacts; it is given up"
-            )
+        self._pieces += len(artifact.get("parts") or ())
+        if self._size > LARGEST or len(self._artifacts) > ARTIFACTS or self._pieces > PARTS:
+            most = f"{LARGEST // 1024 // 1024} MB, {ARTIFACTS} artifacts or {PARTS} parts"
+            raise Fail(f"the task made more than {most}; it is given up")
 
     def parts(self) -> list[Json]:
         """Of all of them, in order; text that came in pieces is one."""

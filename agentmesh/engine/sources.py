@@ -66,7 +66,11 @@ class Sources:
         found = self._peers
         if found is None:
             found = self._peers = MappingProxyType(
-                {name: cast("AgentPeer", source) for name, source in sorted(self._sources.items()) if isinstance(source, AgentPeer)}
+                {
+                    name: cast("AgentPeer", source)
+                    for name, source in sorted(self._sources.items())
+                    if isinstance(source, AgentPeer)
+                }
             )
         return found
 
