@@ -80,6 +80,10 @@ class Agent:
 
 IDEMPOTENCY = "urn:agentmesh:a2a:idempotency:1"
 """URI of the extension by which the same messageId of the same caller to the same agent is one task."""
+HOPS = "urn:agentmesh:a2a:hops:1"
+"""Key in a message's metadata: how often meshes have passed it on."""
+MOST_HOPS = 8
+"""A message that was passed on so often goes round in a circle."""
 ROUTE = "urn:agentmesh:a2a:route:1"
 """Key in a Task's metadata: who took the message, and why."""
 
@@ -184,6 +188,11 @@ class Message:
     reference_task_ids: tuple[str, ...] = ()
 
     @property
+    def hops(self) -> int:
+        """How often meshes have passed it on."""
+        return hops_of(self.metadata)
+
+    @property
     def text(self) -> str:
         """Its text parts, joined by line breaks."""
         return "\n".join(part.text for part in self.parts if part.text is not None)
@@ -284,3 +293,9 @@ class Inspected(Protocol):
         """{card, trouble, why_not, etag, requires, interfaces: [{url, binding, version, tenant, used, why_not}]}: where its card is, what
         was wrong at the last look, why messages are not sent to it, and every way to it with what keeps it from being used.
         """
+
+
+def hops_of(metadata: Mapping[str, Any]) -> int:
+    """How often meshes have passed on the message with this metadata."""
+    said = metadata.get(HOPS)
+    return said if isinstance(said, int) and not isinstance(said, bool) and said > 0 else 0

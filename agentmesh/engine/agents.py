@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 
-from agentmesh.core.agent import PEER, Agent, AgentHealth, Message, Part, PeerCall, Route, Sending, Skill
+from agentmesh.core.agent import MOST_HOPS, PEER, Agent, AgentHealth, Message, Part, PeerCall, Route, Sending, Skill
 from agentmesh.core.expression import evaluate_bool
 from agentmesh.core.json_text import write_json
 from agentmesh.core.mesh import CALL_OF, Mesh
@@ -104,6 +104,10 @@ class Agents:
         when an idempotent message's id was used for another one.
         """
         message = sending.message
+        if message.hops >= MOST_HOPS:
+            raise InvalidInput(
+                f"the message was passed on {message.hops} times and goes round in a circle; look at the cards of the agents"
+            )
         run_id = self._runs.new_id()
         context = message.context_id or run_id
         kept: dict[str, Any] = {**message.to_json(), "contextId": context}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from agentmesh.core.agent import PEER, AgentPeer, Json, PeerCall
+from agentmesh.core.agent import HOPS, PEER, AgentPeer, Json, PeerCall, hops_of
 from agentmesh.core.policy import Action
 from agentmesh.core.run import JSON, Entry, Kind, RunState, StepState
 from agentmesh.core.store import RunFilter
@@ -217,6 +217,7 @@ class _Relay:
         """The message as it goes out. Its id is the step's key: the same however often it is sent."""
         given = self._message.get("metadata") or {}
         metadata = {name: value for name, value in given.items() if not name.startswith("urn:agentmesh:")}
+        metadata[HOPS] = hops_of((self._run.run.message or {}).get("metadata") or {}) + 1
         if self._skill is not None:
             metadata |= {_SKILL: self._skill, "skill": self._skill}
         found: dict[str, Any] = {

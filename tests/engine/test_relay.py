@@ -11,11 +11,12 @@ import pytest
 
 from agentmesh.adapters.memory import MemoryStore
 from agentmesh.adapters.memory_peer import MemoryPeer, MemoryTask
-from agentmesh.core.agent import Message, Part, Sending
+from agentmesh.core.agent import HOPS, MOST_HOPS, Message, Part, Sending
 from agentmesh.core.question import questions
 from agentmesh.core.run import Kind, Run, RunState
 from agentmesh.core.tool import ToolCall
 from agentmesh.engine import Engine
+from agentmesh.errors import InvalidInput
 from tests.engine.meshes import LOCAL, Clock, journal, mesh, serving, workflow
 
 pytestmark = pytest.mark.anyio
@@ -431,3 +432,19 @@ async def test_a_workflow_may_answer_by_a_message() -> None:
             assert engine.agents.replies(run) is replies
             run = await until(engine, run, RunState.COMPLETED)
             assert (run.output, run.replied) == ("hello", replies)
+
+
+async def test_a_message_that_goes_round_in_a_circle_ends() -> None:
+    """Each mesh on its way counts; an agent that is the mesh itself gets it a few times, and no more."""
+    peer = MemoryPeer("billing", echo)
+    async with with_peers(peer) as engine:
+        await until(engine, await engine.agents.send(LOCAL, say("hello")), RunState.COMPLETED)
+        assert peer.sent[0]["metadata"][HOPS] == 1
+        for hops in (MOST_HOPS - 1, MOST_HOPS):
+            message = say("hello", metadata={HOPS: hops})
+            if hops < MOST_HOPS:
+                await until(engine, await engine.agents.send(LOCAL, message), RunState.COMPLETED)
+                assert peer.sent[-1]["metadata"][HOPS] == MOST_HOPS
+            else:
+                with pytest.raises(InvalidInput, match="in a circle"):
+                    await engine.agents.send(LOCAL, message)
