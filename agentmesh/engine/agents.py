@@ -213,7 +213,8 @@ class Agents:
             if named is None and len(there) == 1 and not theirs:
                 named = next(iter(there))
         if named is not None and named in there and named not in theirs:
-            return Route(there[named].agent, named, f"skill {named!r} was named")
+            why = f"skill {named!r} was named" if sending.skill else f"{named!r} takes what names no skill"
+            return Route(there[named].agent, named, why)
         if named is not None and named not in there and named not in theirs:
             raise self._no_skill(named, [skill.id for agent in self.agents(principal) for skill in agent.skills])
         agents = [a for a in self._everybody() if sending.agent is None or a.name == sending.agent]
